@@ -54,10 +54,14 @@ def tabulate(report: dict[str, Any]) -> str:
     ranking = found["ranking"]
     curves = ranking["curves"]
     rows = [
-        [f"{alpha:+.1f}", *(f"{curve[place]['value']:.4f}" for curve in curves.values())]
+        [
+            f"{alpha:+.1f}",
+            *(f"{curve[place]['value']:.4f}" for curve in curves.values()),
+            f"{ranking['popularity'][place]['held_out']['value']:.1%}",
+        ]
         for place, alpha in enumerate(ranking["alphas"])
     ]
-    length = found["correlations"]["length"]
+    length, directions = found["correlations"]["length"], found["directions"]
     lines = [
         f"# Norms of all-MiniLM-L6-v2 on scifact, audited {report['date']}",
         "",
@@ -71,8 +75,14 @@ def tabulate(report: dict[str, Any]) -> str:
         f"{found['distribution']['mean']:.3f}, varying by {found['distribution']['cv']:.1%}; Spearman with length "
         f"{length['r']:+.3f} ({length['low']:+.3f} to {length['high']:+.3f}).",
         "",
-        f"| exponent | {' | '.join(curves)} |",
-        f"| ---: |{' ---: |' * len(curves)}",
+        f"{directions['sentence']} Alignment of judged pairs {ranking['alignment']['value']:.3f}, uniformity "
+        f"{directions['uniformity']['value']:.2f}.",
+        "",
+        "The last column: what share of a query's top 10 goes to the 1% of documents that other queries are answered "
+        "with most.",
+        "",
+        f"| exponent | {' | '.join(curves)} | to the 1% |",
+        f"| ---: |{' ---: |' * (len(curves) + 1)}",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
     ]
@@ -98,8 +108,8 @@ def main() -> int:
         "seconds": time.perf_counter() - started,
         "audit": {name: one for name, one in found.items() if name not in ("longest", "shortest", "ranking")},
     }
-    told = ("alphas", "curves", "calibration", "relevance", "queries", "judged")
-    report["audit"]["ranking"] = {name: found["ranking"][name] for name in told}
+    fields = ("alphas", "curves", "calibration", "relevance", "popularity", "alignment", "queries", "judged")
+    report["audit"]["ranking"] = {name: found["ranking"][name] for name in fields}
     (options.out / "audit_scifact.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (options.out / "audit_scifact.md").write_text(tabulate(report), encoding="utf-8")
     print(tabulate(report))

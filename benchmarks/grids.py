@@ -3,9 +3,9 @@
     python benchmarks/grids.py DATA [--only NAME ...] [--seeds 3] [--jobs 2] [--runs runs/grids]
 
 DATA holds the sets, a folder each, in public formats: scifact, sts_benchmark, kg_umls, kg_wn18rr, omniglot_background,
-ml_latest_small, emoji_noto, banking77. Every variant chooses among the same learning rates on validation with the
-first seed. A set whose grid is under ``--runs`` already is gone on with. Writes ``grids.json`` and a dated table,
-``grids.md``, under ``--out`` (benchmarks/results).
+ml_latest_small, emoji_noto, banking77. Every variant chooses among the same learning rates and temperatures on
+validation with the first seed. A set whose grid is under ``--runs`` already is gone on with. Writes ``grids.json`` and
+a dated table, ``grids.md``, under ``--out`` (benchmarks/results).
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def grid(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
     family, words = CASES[name]
     folder = arguments.runs / name
     command = [sys.executable, "-m", "lightning_normdyn", "grid", "--config", str(CONFIGS / f"{family}.yaml")]
-    command += ["--seeds", str(arguments.seeds), "--jobs", str(arguments.jobs), "--out", str(folder), "--lr-factors"]
-    command += [str(factor) for factor in arguments.lr_factors]
+    command += ["--seeds", str(arguments.seeds), "--jobs", str(arguments.jobs), "--out", str(folder)]
+    command += ["--lr-factors", *map(str, arguments.lr_factors), "--temperatures", *map(str, arguments.temperatures)]
     command += [word.format(folder=(arguments.data / name).resolve()) for word in words]
     print(f"{name}: {family}", flush=True)
     subprocess.run(command, check=False)
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--lr-factors", type=float, nargs="+", default=[0.3, 1.0, 3.0])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--runs", type=Path, default=Path("runs/grids"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()

@@ -21,6 +21,7 @@ from .callbacks import (
     HardNegativeMining as HardNegativeMining,
     NormDynamics as NormDynamics,
     NormTrajectoryMonitor as NormTrajectoryMonitor,
+    StepTime as StepTime,
 )
 from .cli import advise as advise, audit as audit, export as export, grid as grid
 from .core import (

@@ -7,6 +7,7 @@ from lightning_normdyn.callbacks.dynamics import (
     NormTrajectoryMonitor,
 )
 from lightning_normdyn.callbacks.hard_negative_mining import HardNegativeMining
+from lightning_normdyn.callbacks.step_time import StepTime
 
 __all__ = [
     "EquilibriumFitMonitor",
@@ -14,4 +15,5 @@ __all__ = [
     "HardNegativeMining",
     "NormDynamics",
     "NormTrajectoryMonitor",
+    "StepTime",
 ]

@@ -212,6 +212,8 @@ class HardNegativeMining(Callback):
         bad = torch.tensor(float(not (queries.isfinite().all() and documents.isfinite().all())), device=device)
         if bool(shares.gather(bad).any()):
             return None
+        width = _trained_width(pl_module)
+        queries, documents = queries[:, :width], documents[:, :width]
         here = shares.places(len(source.documents))
         return mine(
             shares.gather_rows(queries.to(device), len(source.queries)),
@@ -291,6 +293,12 @@ class HardNegativeMining(Callback):
             return False
         source.update(source.indices_of(negatives), seed=self.options.seed)
         return True
+
+
+def _trained_width(pl_module: LightningModule) -> int | None:
+    """Coordinates that the widest prefix of a Matryoshka loss has; ``None`` where all of them train."""
+    prefixes: Any = getattr(getattr(pl_module, "contrast", None), "prefixes", None)
+    return None if prefixes is None else int(prefixes.widths[-1])
 
 
 def _source_of(trainer: Trainer, pl_module: LightningModule) -> MiningSource:

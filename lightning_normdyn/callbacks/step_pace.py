@@ -29,6 +29,10 @@ class StepPace:
     def __init__(self) -> None:
         self._courses: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Course] = weakref.WeakKeyDictionary()
 
+    def __reduce__(self) -> tuple[type[StepPace], tuple[()]]:
+        """A copy, or what another process gets, counts from the start: optimizers are not copied along."""
+        return StepPace, ()
+
     def note(self, optimizer: torch.optim.Optimizer, batch: int) -> None:
         """An optimizer is about to step in a batch, numbered from 0 over the whole run."""
         self._courses.setdefault(optimizer, _Course(batch)).note(batch)

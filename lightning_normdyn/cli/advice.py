@@ -13,15 +13,20 @@ from rich.progress import Progress
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.audits.input import AuditRequest, gather_input
+from lightning_normdyn.cli.audits.items import Chunks, read_chunks
 from lightning_normdyn.cli.audits.queries import check_enough, query_notes
 from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
+from lightning_normdyn.cli.commands.command import running_command
+from lightning_normdyn.cli.configuration import name_configured
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 from lightning_normdyn.history.number import measured, show_number
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
 from lightning_normdyn.retrieval.audit import JudgedQueries, audit_norms, first_line
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
@@ -40,6 +45,7 @@ class EmbeddingFiles(NamedTuple):
         texts: file of the documents' texts, for their lengths.
         covariates: file of further columns, a column ``length`` perhaps.
         controls: names of some of them that are held fixed beside length.
+        chunks: file of the document that each vector is a chunk of.
     """
 
     queries: str | None
@@ -49,6 +55,7 @@ class EmbeddingFiles(NamedTuple):
     texts: str | None = None
     covariates: str | None = None
     controls: tuple[str, ...] = ()
+    chunks: str | None = None
 
 
 class AdviceRecord(NamedTuple):
@@ -57,10 +64,12 @@ class AdviceRecord(NamedTuple):
     Attributes:
         advice: two sentences and the numbers behind them.
         notes: what to know besides.
+        origin: what the advice is of, with command, date and version.
     """
 
     advice: ModelAdvice
     notes: Sequence[str] = ()
+    origin: Origin = Origin()
 
     @property
     def exit_code(self) -> int:
@@ -82,6 +91,7 @@ class AdviceRecord(NamedTuple):
             f"{show_number(dnorm, '.2f')}"
         )
         console.print(self.advice.training, markup=False)
+        console.print(self.origin.sentence, markup=False)
 
 
 def check_sources(
@@ -145,7 +155,10 @@ def advise_on_files(files: EmbeddingFiles, trained_with: TrainedWith) -> AdviceR
             f"documents: expected vectors of the queries' length, {queries.dim}, got {documents.dim}; are both of one "
             "model?"
         )
-    judgements = _judgements(files.judgements, queries, documents)
+    chunks = _chunks(files, documents)
+    judgements = _judgements(
+        files.judgements, queries, documents.ids if chunks is None else chunks.documents, documents
+    )
     encoded = Encoded(queries.read_finite(), documents.read_finite(), judgements)
     if not len(judgements.relevant().grades):
         raise ValueError(
@@ -154,12 +167,28 @@ def advise_on_files(files: EmbeddingFiles, trained_with: TrainedWith) -> AdviceR
         )
     left_out = query_notes(encoded.queries, judgements)
     check_enough(encoded.queries, judgements, left_out)
-    scoring, notes = _audited(files, encoded)
-    sweep = sweep_alpha(encoded.queries, encoded.documents, judgements, alphas=(0.0, 1.0))
-    return AdviceRecord(advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring), [*notes, *left_out])
+    parts = None if chunks is None else chunks.parts
+    scoring, notes = _audited(files, encoded, parts)
+    owners = None if parts is None else parts.owners
+    sweep = sweep_alpha(encoded.queries, encoded.documents, judgements, alphas=(0.0, 1.0), owners=owners)
+    if parts is not None:
+        encoded = encoded._replace(judgements=parts.judgements_of_parts(judgements))
+    notes = [*notes, *([] if chunks is None else chunks.notes), *left_out]
+    advice = advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring)
+    origin = Origin(f"{files.queries} and {files.documents}", running_command()).dated()
+    return AdviceRecord(advice, notes, origin)
 
 
-def _audited(files: EmbeddingFiles, encoded: Encoded) -> tuple[Scoring, Sequence[str]]:
+def _chunks(files: EmbeddingFiles, documents: EmbeddingFile) -> Chunks | None:
+    """Which document each vector is a chunk of."""
+    if files.chunks is None:
+        return None
+    if files.judgements is None:
+        raise ValueError("chunks: expected --judgements, whose rankings go by documents, got none; name them")
+    return read_chunks(files.chunks, documents.ids)
+
+
+def _audited(files: EmbeddingFiles, encoded: Encoded, parts: DocumentParts | None) -> tuple[Scoring, Sequence[str]]:
     """The audit's verdict, with lengths of the documents where their texts or a column of lengths are at hand."""
     request = AuditRequest(
         embeddings=files.documents,
@@ -176,17 +205,22 @@ def _audited(files: EmbeddingFiles, encoded: Encoded) -> tuple[Scoring, Sequence
         length=inputs.length,
         covariates=inputs.covariates,
         controls=inputs.controls,
-        judged_queries=JudgedQueries(encoded.queries, encoded.judgements),
+        judged_queries=JudgedQueries(encoded.queries, encoded.judgements, parts=parts),
         name=str(files.documents),
     )
     verdict = None if audit.ranking is None else audit.ranking.verdict
     return Scoring(verdict, first_line(audit)), inputs.notes
 
 
-def _judgements(file: str | None, queries: EmbeddingFile, documents: EmbeddingFile) -> Judgements:
+def _judgements(
+    file: str | None, queries: EmbeddingFile, document_ids: Sequence[str], documents: EmbeddingFile
+) -> Judgements:
     if file is not None:
         problems = Problems(file)
-        query_places, document_places = (places_by_id(side.ids, side.file) for side in (queries, documents))
+        query_places, document_places = (
+            places_by_id(queries.ids, queries.file),
+            places_by_id(document_ids, documents.file),
+        )
         judgements = read_qrels(file, query_places, document_places, problems)
         problems.report()
         return judgements
@@ -240,7 +274,9 @@ def advise_on_checkpoint(
             float(model.contrast.temperature), model.symmetry.symmetric, model.contrast.similarity.normalization
         ),
     )
-    return AdviceRecord(advice, notes)
+    data = name_configured(cli.config.as_dict().get("data"))
+    origin = Origin(f"{data}, {checkpoint}" if checkpoint else data, running_command()).dated()
+    return AdviceRecord(advice, notes, origin)
 
 
 def _sweep_of(model: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
@@ -258,7 +294,7 @@ def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
 def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:
     """The record, after its numbers went into a file, if one is named."""
     if file is not None:
-        write_json(Path(file), _plain(record.advice), indent=2)
+        write_json(Path(file), _plain(record.advice) | {"origin": record.origin._asdict()}, indent=2)
     return record
 
 

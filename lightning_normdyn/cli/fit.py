@@ -19,12 +19,14 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_normdyn.callbacks import StepTime
 from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.config_errors import ConfigError, config_error, constructor_complaint, is_of_lightning
 from lightning_normdyn.cli.config_text import check_config_text
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.cli.signals import sigterm_waits
 from lightning_normdyn.cli.values import SEEDS
+from lightning_normdyn.tasks.grid.starting_point import StartingPoint
 
 
 class NormdynCLI(LightningCLI):
@@ -220,6 +222,6 @@ class UnloggedCLI(NormdynCLI):
         """Leaves out callbacks that would refuse to work so, and without which training is the same."""
         callbacks_setting = self.config_init["trainer"].get("callbacks") or []
         callbacks = callbacks_setting if isinstance(callbacks_setting, list) else [callbacks_setting]
-        refuse = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar)
+        refuse = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar, StartingPoint, StepTime)
         usable = [callback for callback in callbacks if not isinstance(callback, refuse)]
         return super().instantiate_trainer(**kwargs | {"callbacks": usable})

@@ -15,13 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from lightning_normdyn.cli.user_errors import MissingExtraError
-from lightning_normdyn.nearest_word import nearest
+from lightning_normdyn.cli.exports.request import named_target, target_writer
 from lightning_normdyn.retrieval.export.store_check import Array, Search, StoreVerdict, check_store
-from lightning_normdyn.retrieval.indexes import TARGETS, Contents, Destination, IndexWriter, Manifest, index_writer
+from lightning_normdyn.retrieval.indexes import Contents, Destination, IndexWriter, Manifest
 from lightning_normdyn.retrieval.indexes.writer import RemovableWriter, Storage
-
-_ENDINGS = {"npy": ".npy", "parquet": ".parquet", "safetensors": ".safetensors", "faiss": ".faiss"}
 
 
 class StoreCheckRecord(NamedTuple):
@@ -73,20 +70,20 @@ def check_target(to: str, out: str | None, index: str, dtype: Storage, dim: int)
         OSError: if nothing can be written there.
         MissingExtraError: if its package is not installed.
     """
-    if to not in TARGETS:
-        raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}{nearest(to, tuple(TARGETS))}")
+    target = named_target(to)
+    if target.feed is not None:
+        raise ValueError(
+            f"to: expected a store that runs here or at --out, got {to}, for which export writes a feed alone; ask its "
+            "server by --function module:function"
+        )
     if out is None and to == "pgvector":
         raise ValueError("out: expected PostgreSQL's connection string with pgvector, got nothing; name it")
     if out is not None and to != "pgvector" and "://" not in out:
         raise ValueError(f"out: expected the URL of a server or nothing with {to}, got '{out}'; leave it out")
     with tempfile.TemporaryDirectory() as folder:
-        place = str(Path(folder) / f"vectors{_ENDINGS.get(to, '')}") if out is None else out
+        place = str(Path(folder) / f"vectors{target.ending}") if out is None else out
         destination = Destination(place, f"normdyn_check_{secrets.token_hex(4)}", dtype, index)
-        try:
-            writer = index_writer(to, destination)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(str(error)) from error
-        return StoreCheckRecord(to, check_store(_search_of(writer), dim))
+        return StoreCheckRecord(to, check_store(_search_of(target_writer(to, destination)), dim))
 
 
 def _search_of(writer: IndexWriter) -> Search:

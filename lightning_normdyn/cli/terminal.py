@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -26,3 +26,20 @@ def shown_terminal() -> Iterator[Console]:
         yield console
     finally:
         _console.reset(token)
+
+
+@contextmanager
+def row_bar(doing: str, rows: int) -> Iterator[Callable[[int], object]]:
+    """Shows how many rows are done with, on a terminal alone.
+
+    Args:
+        doing: what is being done to them, a word.
+        rows: of all.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = terminal()
+    columns = (TextColumn("{task.description:>9}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(doing, total=rows)
+        yield lambda rows: bar.advance(task, rows)

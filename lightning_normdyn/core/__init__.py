@@ -9,7 +9,8 @@ from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.dynamics.optimizers import accumulated_squares, equilibrium_rule, optimizer_memory
+from lightning_normdyn.core.dynamics.optimizer_memory import accumulated_squares, optimizer_memory
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.table_laws import adagrad_norm
@@ -17,7 +18,9 @@ from lightning_normdyn.core.dynamics.votes import KernelVotes, kernel_votes
 from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
 from lightning_normdyn.core.embedding_codes import decode_embeddings
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate, norm_correlations
+from lightning_normdyn.core.statistics.directions import alignment, common_direction, uniformity
 from lightning_normdyn.core.statistics.effect_size import coefficient_of_variation, cohens_d
+from lightning_normdyn.core.statistics.effective_rank import EffectiveRank, effective_rank
 from lightning_normdyn.core.statistics.fisher import FisherCondition, fisher_condition_number
 from lightning_normdyn.core.statistics.near_dead import NearDead, near_dead_rows
 from lightning_normdyn.core.statistics.normalization_advice import NormalizationAdvice, recommend_normalization
@@ -35,6 +38,7 @@ from lightning_normdyn.core.statistics.ranking import (
 __all__ = [
     "NORMALIZATIONS",
     "Correlation",
+    "EffectiveRank",
     "EffectiveTrace",
     "EquilibriumRule",
     "FisherCondition",
@@ -51,10 +55,13 @@ __all__ = [
     "WeightedFit",
     "accumulated_squares",
     "adagrad_norm",
+    "alignment",
     "coefficient_of_variation",
     "cohens_d",
+    "common_direction",
     "correlate",
     "decode_embeddings",
+    "effective_rank",
     "equilibrium_norm",
     "equilibrium_norm_stderr",
     "equilibrium_rule",
@@ -79,6 +86,7 @@ __all__ = [
     "scale_gradient",
     "similarity_scores",
     "split_radial_tangential",
+    "uniformity",
     "weight_decay_for",
     "weighted_fit_log_log",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
 from lightning_normdyn.history.number import Number
+from lightning_normdyn.history.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class GridFindings:
         headline: the measure that variants are compared by.
         comparison: of the variants on the test split.
         lrs: learning rate that each variant chose on validation.
+        choices: settings of each variant, and how clearly validation preferred them.
+        trials: what each variant had to choose from, trained with the first seed.
         cross: test headline by the variant that trained and the similarity that scored, means over seeds.
         diagnosis: mean over seeds of each diagnostic, by variant.
         learnt: mean over seeds of what the loss learnt, by variant.
@@ -30,6 +34,11 @@ class GridFindings:
         advice: one sentence.
         runs: the trainings that these numbers are of, the chosen learning rates alone.
         notes: what the reader should know besides.
+        origin: data, command, date and version.
+        parts: comparisons of the test queries whose documents training wants, and of all others; none where all are of
+            one kind, or nobody knows.
+        out_of_domain: comparisons on further sets, by set and by the similarity that scored, ``trained`` and
+            ``cosine``.
     """
 
     task: str
@@ -45,6 +54,47 @@ class GridFindings:
     advice: str
     runs: Sequence[GridRun]
     notes: Sequence[str] = ()
+    choices: Mapping[str, ChosenSettings] = field(default_factory=dict)
+    trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+    parts: Mapping[str, VariantComparison] = field(default_factory=dict)
+    out_of_domain: Mapping[str, Mapping[str, VariantComparison]] = field(default_factory=dict)
+
+
+class Trial(NamedTuple):
+    """What a variant reached on validation with the first seed.
+
+    Attributes:
+        lr: the peak of its learning rate.
+        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature: of its loss.
+        validation: the headline; ``None`` where it is not finite.
+    """
+
+    lr: float
+    warmth: float
+    temperature: Number
+    validation: Number
+
+
+class ChosenSettings(NamedTuple):
+    """Settings of a variant that validation chose.
+
+    Attributes:
+        lr: the peak of its learning rate.
+        lr_lead: how much better its headline is on validation than with the next best rate; ``None`` without another.
+        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        warmth_lead: the same as ``lr_lead`` of temperatures.
+        temperature: of its loss, mean over seeds.
+        trials: settings that were tried.
+    """
+
+    lr: float
+    lr_lead: Number
+    warmth: float
+    warmth_lead: Number
+    temperature: Number
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +117,11 @@ class GridRun:
             ``irrelevant_norm``.
         dynamics: last value of each scalar of ``NormDynamics``, by key.
         seconds: how long it took.
+        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature: of its loss at the end.
+        in_training: of each test query, whether training wants a document that it wants; ``None`` if nobody knows.
+        out_of_domain: headline of each test query of further sets, by set and by the similarity that scored it:
+            ``trained`` and ``cosine``.
     """
 
     variant: str
@@ -81,6 +136,10 @@ class GridRun:
     course: Mapping[str, Sequence[Number]]
     dynamics: Mapping[str, Number]
     seconds: float
+    warmth: float = 1.0
+    temperature: Number = None
+    in_training: Sequence[bool] | None = None
+    out_of_domain: Mapping[str, Mapping[str, Sequence[Number]]] = field(default_factory=dict)
 
 
 def write_grid_run(file: Path, run: GridRun) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.balance import BalanceFit
 from lightning_normdyn.core.dynamics.fit import fit_log_log
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.instruments.base import Columns, Readings
 from lightning_normdyn.instruments.forecast import fit_readings
 

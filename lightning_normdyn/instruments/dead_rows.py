@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.trainable_norm import decay_steps, smallest_trainable_norm
 from lightning_normdyn.instruments.base import CadencedInstrument, Need
 from lightning_normdyn.instruments.decay_alone import decays_apart

@@ -16,8 +16,9 @@ from lightning_normdyn.core.dynamics.balance import BalanceTerms
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
 from lightning_normdyn.core.dynamics.budget import UpdateSums
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, memory_steps
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.dynamics.step_rates import memory_steps
 from lightning_normdyn.instruments.balance_readings import balance_columns, balance_readings
 from lightning_normdyn.instruments.base import check_every, is_due
 from lightning_normdyn.instruments.extent import Extent

@@ -7,7 +7,7 @@ from typing import Any
 from lightning_normdyn.capture.call import FirstCalls
 from lightning_normdyn.capture.output import OutputStep
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.core.dynamics.optimizers import StepRates
+from lightning_normdyn.core.dynamics.step_rates import StepRates
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.output_watch import OutputWatch
 

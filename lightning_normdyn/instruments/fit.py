@@ -17,8 +17,8 @@ from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_lo
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Columns, Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.extent import Extent

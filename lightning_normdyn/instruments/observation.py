@@ -18,7 +18,9 @@ from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import ROOT, find_targets, frozen_tables
 from lightning_normdyn.caution import SettingsError, caution
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.rates import nominal_lr
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.run_record import Bookmark
 from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
@@ -177,6 +179,11 @@ class Observation:
     def _open_meeting(self, watch: Watch) -> None:
         if watch.needs_all_ranks:
             watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be something to drain or to say, or keys that ended."""
+        return bool(self._waiting_metrics or self._first_looks) or self.recorder.has_news
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""

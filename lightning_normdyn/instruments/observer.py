@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
-from lightning_normdyn.core.dynamics.optimizers import inner_optimizer, unwrapped_optimizer
+from lightning_normdyn.core.dynamics.optimizer_wrappers import inner_optimizer, unwrapped_optimizer
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.object_checks import check_name, check_path

@@ -11,7 +11,9 @@ from torch import nn
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.rates import nominal_lr
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
 
 class ParameterGroup(NamedTuple):

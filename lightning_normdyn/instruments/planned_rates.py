@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lightning_normdyn.core.dynamics.optimizers import StepRates
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.core.dynamics.step_rates import StepRates
 
 LearningRates = Callable[[int], float]
 """From the number of an optimizer step, from 0, to its nominal learning rate."""

@@ -10,7 +10,8 @@ from torch import nn
 
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import table_parameter
-from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.rates import nominal_lr
 from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.instruments.fit import EquilibriumFit
 from lightning_normdyn.instruments.parameter_groups import ParameterGroup, find_parameter_group, group_number

@@ -14,7 +14,8 @@ from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.spread_step import SpreadScarceStep, SpreadStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.geometry import safe_norm
-from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
+from lightning_normdyn.core.dynamics.rates import nominal_lr
+from lightning_normdyn.core.dynamics.step_rates import StepRates
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Need, Readings, TableInstrument
 from lightning_normdyn.instruments.state_check import Check, fields, listed, whole

@@ -17,7 +17,8 @@ from lightning_normdyn.capture.sharded import computes_with_others, is_reduced_b
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
-from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, optimizer_memory
+from lightning_normdyn.core.dynamics.optimizer_memory import optimizer_memory
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
 from lightning_normdyn.core.sharded_tensor import are_flat_pieces
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.instruments.base import Columns, Readings, TableInstrument
 from lightning_normdyn.instruments.extent import Extent, check_extent, extent_steps
 from lightning_normdyn.instruments.forecast import EndForecast, Forecast

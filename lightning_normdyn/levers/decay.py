@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr, unwrapped_optimizer
+from lightning_normdyn.core.dynamics.optimizer_wrappers import unwrapped_optimizer
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.rates import nominal_lr
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.number_checks import check_positive
 from lightning_normdyn.core.tensor_checks import check_probabilities, check_tensors

@@ -2,10 +2,11 @@
 
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.cosent import CoSENT
-from lightning_normdyn.losses.distillation import DistillKLDiv, MarginMSE
+from lightning_normdyn.losses.distillation import DistillKLDiv
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.margin_heads import AdaFace, ArcFace, CosFace, MagFace, NormFace
+from lightning_normdyn.losses.margin_mse import MarginMSE
 from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,

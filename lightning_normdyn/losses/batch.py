@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -11,12 +10,17 @@ from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID
+from lightning_normdyn.losses.batch_checks import (
+    check_embeddings,
+    check_ids,
+    check_labels,
+    check_names,
+    check_per_query,
+    check_positives,
+)
 from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.losses.teacher import Teacher
-from lightning_normdyn.nearest_word import nearest
-
-_COLDEST = 1e-30  # float32 still holds its inverse
 
 
 class PairOptions(TypedDict, total=False):
@@ -80,16 +84,16 @@ class Batch(NamedTuple):
         """
         check_names(options, PairOptions.__annotations__)
         _check_options(options)
-        _check_embeddings(queries, documents)
+        check_embeddings(queries, documents)
         n, m = len(queries), len(documents)
         labels, positives = options.get("labels"), options.get("positives")
         hard_negatives = _flat_hard_negatives(queries, options.get("hard_negatives"))
-        _check_labels(labels, n, m)
+        check_labels(labels, n, m)
         if positives is not None and labels is not None:
             raise ValueError("positives: came with labels, which name positives too; give one of them")
-        _check_positives(positives, n, m)
+        check_positives(positives, n, m)
         ids = [options.get("query_ids"), options.get("document_ids"), options.get("hard_negative_ids")]
-        _check_ids(ids, n, m, len(hard_negatives) // n)
+        check_ids(ids, n, m, len(hard_negatives) // n)
         if ids[2] is not None:
             ids[2] = rearrange(ids[2], "n h -> (n h)")
         check_per_query(queries, weights=options.get("weights"), temperatures=options.get("temperatures"))
@@ -183,30 +187,6 @@ class Batch(NamedTuple):
         return ids
 
 
-def check_per_query(queries: Tensor, *, weights: Tensor | None, temperatures: Tensor | None) -> None:
-    """Refuses weights and temperatures that are not one for each query, or no such numbers.
-
-    Raises:
-        ValueError: naming the argument, what came, and the likely fix.
-    """
-    for name, values in {"weights": weights, "temperatures": temperatures}.items():
-        if values is None:
-            continue
-        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != queries.shape[:1]:
-            came = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"{name}: expected a floating-point number for each of {len(queries)} queries, got {came}")
-        if values.device != queries.device:
-            raise ValueError(f"{name}: expected on the device of queries, {queries.device}, got {values.device}")
-        lowest, highest = (float(value) for value in values.detach().aminmax())
-        if name == "weights" and not 0 <= lowest <= highest < torch.inf:
-            raise ValueError(f"weights: expected finite numbers from 0 up, got {lowest:g} to {highest:g}")
-        if name == "temperatures" and not _COLDEST <= lowest <= highest < torch.inf:
-            raise ValueError(
-                f"temperatures: expected finite numbers of at least {_COLDEST:g}, got {lowest:g} to {highest:g}; 0.05 "
-                "is common"
-            )
-
-
 def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairOptions) -> dict[str, Tensor]:
     """Embeddings of the guide, those of hard negatives one below the other; nothing where there are none."""
     sides = {
@@ -239,49 +219,6 @@ def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairO
     return guides | {"hard_negative_guides": hard.flatten(0, -2)}
 
 
-def check_names(options: Iterable[str], names: Collection[str]) -> None:
-    """Refuses an option that a loss does not know.
-
-    Args:
-        options: names of those that came.
-        names: of those there are.
-
-    Raises:
-        TypeError: naming it, and the one that may be meant.
-    """
-    for name in options:
-        if name not in names:
-            raise TypeError(f"{name}: expected one of {', '.join(names)}{nearest(name, tuple(names))}")
-
-
-def check_set(embeddings: Tensor, labels: Tensor) -> None:
-    """Refuses a set of embeddings and their classes that do not fit together.
-
-    Raises:
-        ValueError: naming the argument, what came, and the likely fix.
-    """
-    _check_side("embeddings", embeddings)
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}; number what has names")
-    _check_whole_numbers("labels", labels, {(len(embeddings),)})
-    _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
-
-
-def check_finite(**sides: Tensor) -> None:
-    """Names the side and counts the rows that are NaN or infinite.
-
-    Raises:
-        ValueError: if there is any.
-    """
-    for name, embeddings in sides.items():
-        wrong = int((~embeddings.isfinite().all(-1)).sum())
-        if wrong:
-            raise ValueError(
-                f"{name}: {wrong} of {len(embeddings)} embeddings are NaN or infinite; look at the learning rate, the "
-                "inputs and the encoder's precision"
-            )
-
-
 def _carries_gradient(values: Tensor | None) -> bool:
     return values is not None and values.requires_grad
 
@@ -292,33 +229,6 @@ def _alike(*sides: Tensor) -> list[Tensor]:
         return list(sides)
     widest = functools.reduce(torch.promote_types, (side.dtype for side in sides), torch.float32)
     return [side.to(widest) for side in sides]
-
-
-def _check_side(name: str, side: object) -> None:
-    if isinstance(side, Tensor) and side.ndim == 2 and not side.is_floating_point():
-        raise ValueError(f"{name}: expected floating-point embeddings, got {side.dtype}; write {name}.float()")
-    if not isinstance(side, Tensor) or side.ndim != 2:
-        came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
-        raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
-    if not side.numel():
-        raise ValueError(f"{name}: expected at least one embedding, got {tuple(side.shape)}; skip empty batches")
-
-
-def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
-    for name, side in {"queries": queries, "documents": documents}.items():
-        _check_side(name, side)
-    if queries.shape[1] != documents.shape[1]:
-        raise ValueError(
-            f"documents: expected the d of queries, {queries.shape[1]}, got {documents.shape[1]}; project both sides "
-            "to one space"
-        )
-    if len(documents) < len(queries):
-        raise ValueError(
-            f"documents: expected at least as many as queries, {len(queries)}, got {len(documents)}; document i is the "
-            "positive of query i; where queries share documents, FullSoftmax(share_documents=True) takes their rows"
-        )
-    if queries.device != documents.device:
-        raise ValueError(f"documents: expected on the device of queries, {queries.device}, got {documents.device}")
 
 
 def _check_options(options: PairOptions) -> None:
@@ -342,57 +252,6 @@ def _flat_hard_negatives(queries: Tensor, hard_negatives: Tensor | None) -> Tens
             f"on {hard_negatives.device}"
         )
     return rearrange(hard_negatives, "n h d -> (n h) d")
-
-
-def _check_labels(labels: Tensor | None, n: int, m: int) -> None:
-    if labels is None:
-        return
-    _check_whole_numbers("labels", labels, {(n,), (m,)})
-    if len(labels) < m:
-        raise ValueError(
-            f"labels: expected one for each of the {m} documents, got {n}; the first {n} are the queries' too"
-        )
-    _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
-
-
-def _check_positives(positives: Tensor | None, n: int, m: int) -> None:
-    if positives is None:
-        return
-    if positives.ndim != 2:
-        raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
-    if positives.dtype == torch.bool:
-        raise ValueError(
-            "positives: expected the columns of each query's positives, got a mask (torch.bool); pass "
-            f"torch.where(mask, torch.arange({m}), -1)"
-        )
-    _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
-    advice = f"there are {m} documents, and -1 stands for none"
-    _check_range("positives", positives.to(torch.int64), -1, m - 1, advice)
-
-
-def _check_ids(ids: Sequence[Tensor | None], n: int, m: int, hard_per_query: int) -> None:
-    """Ids of queries, documents and hard negatives."""
-    shapes = {"query_ids": (n,), "document_ids": (m,), "hard_negative_ids": (n, hard_per_query)}
-    for (name, shape), values in zip(shapes.items(), ids, strict=True):
-        if values is not None:
-            _check_whole_numbers(name, values, {shape})
-
-
-def _check_whole_numbers(name: str, values: Tensor, shapes: set[tuple[int, ...]]) -> None:
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(f"{name}: expected whole numbers, got {values.dtype}; use torch.long")
-    if tuple(values.shape) not in shapes:
-        shapes_in_words = " or ".join(str(list(shape)) for shape in sorted(shapes))
-        raise ValueError(f"{name}: expected {shapes_in_words}, got {list(values.shape)}")
-
-
-def _check_range(name: str, values: Tensor, minimum: int, maximum: int | None, advice: str) -> None:
-    if not values.numel():
-        return
-    lowest, highest = (int(value) for value in values.aminmax())
-    if lowest < minimum or (maximum is not None and highest > maximum):
-        wrong = lowest if lowest < minimum else highest
-        raise ValueError(f"{name}: {wrong} is out of range; {advice}")
 
 
 def _padded(ids: Tensor, length: int) -> Tensor:

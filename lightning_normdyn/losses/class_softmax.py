@@ -11,7 +11,7 @@ from lightning_normdyn.core.contrast.class_log_sum_exp import sum_class_losses
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.losses.batch import check_finite, check_per_query, check_set
+from lightning_normdyn.losses.batch_checks import check_finite, check_per_query, check_set
 from lightning_normdyn.losses.class_sample import ClassSample
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait
@@ -126,11 +126,12 @@ class MarginHead(ContrastiveLoss):
 
     def _reduced(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         ranks = self.ranks(embeddings, labels)
+        table = whole(self.weight)
         traits = [Trait("weights", "1 if given", int(weights is not None))]
+        traits.append(Trait("num_classes", "rows of the class table", len(table)))
         if self.sampling.is_partial:
             traits.append(Trait("sample", "training steps so far", int(self.sampling.steps)))
         rows = ranks.rows(len(embeddings), traits=traits)[0]
-        table = whole(self.weight)
         self.settle_temperature(embeddings, table, ranks)
         if self.sampling.is_partial and self._is_step:
             classes = self.sampling.draw(ranks.gather(labels, rows), len(table))

@@ -263,6 +263,27 @@ class ContrastiveLoss(nn.Module):
             of_scores, of_cosines = float(score_variance(*scores)), float(cosine_variance(queries, documents))
         self.scaling.settle(of_scores, of_cosines, stays=self.training and is_training)
 
+    def take_auto_temperature(self, factor: float = 1.0) -> None:
+        """Lets the first training batch find the temperature, see :class:`AutoTemperature`; before training alone.
+
+        Scores of any normalization then spread as cosines do at ``factor`` times the temperature that the loss was
+        built with, or with ``"auto"`` times its default. A learnt temperature starts there.
+
+        Args:
+            factor: how much warmer.
+
+        Example:
+            >>> loss = ContrastiveLoss(temperature=0.1)
+            >>> loss.take_auto_temperature(0.5)
+            >>> loss.temperature
+            tensor(0.0500)
+        """
+        check_positive(factor=factor, hint="1 for the temperature of the loss")
+        for loss in self.summands:
+            scaling = loss.scaling
+            reference = loss.cosine_temperature if scaling.start == "auto" else scaling.start
+            loss.scaling = AutoTemperature(reference * factor, learnable=scaling.learnable, max_scale=scaling.max_scale)
+
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""
         values: dict[str, Tensor] = {}

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.losses.batch import Batch, check_finite
+from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.batch_checks import check_finite, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
@@ -73,7 +74,7 @@ class CoSENT(ContrastiveLoss):
             loss = _misorder(ranks.gather(scores, rows), grades).to(scores.dtype)
         if self.check_finite and not bool(loss.isfinite()):
             check_finite(queries=queries, documents=documents)
-            raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
+            raise ValueError(scores_error("queries", loss.dtype, ranks.count))
         if self.check_finite and not bool(loss) and bool((grades == grades[0]).all()):
             caution(
                 "grades: all pairs of the batch have the same, so the loss is 0 whatever the embeddings; take larger "

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss, sum_log_sum_exp
 from lightning_normdyn.core.number_checks import check_flag
-from lightning_normdyn.losses.batch import check_finite, check_per_query
+from lightning_normdyn.losses.batch_checks import check_finite, check_per_query, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Trait
 from lightning_normdyn.losses.infonce import InfoNCE
@@ -134,7 +134,7 @@ class FullSoftmax(ContrastiveLoss):
             loss = self.reduce(losses, wide, weights, rows, ranks)
         if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(queries=queries, documents=documents)
-            raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
+            raise ValueError(scores_error("queries", loss.dtype, ranks.count))
         return loss
 
     def _losses(

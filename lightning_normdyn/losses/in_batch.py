@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite
+from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch_checks import check_finite, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import Unpack
@@ -162,11 +163,8 @@ class InBatchLoss(ContrastiveLoss, ABC):
             check_finite(**{name: side for name, side in sides.items() if len(side)})
             self._refuse_infinite_targets(batch)
             largest = [float(side.detach().abs().max()) for side in (batch.queries, batch.documents)]
-            raise ValueError(
-                f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
-                "documents; normalise a side, or look at the encoder"
-                + (", or at another rank's error, if one names NaN" if len(candidates.positives.sizes) > 1 else "")
-            )
+            reach = f", with entries up to {largest[0]:.3g} and {largest[1]:.3g} in documents"
+            raise ValueError(scores_error("queries", loss.dtype, len(candidates.positives.sizes), reach=reach))
         if candidates.keys and not self._has_warned_of_ids:
             self._warn_of_ids(batch, candidates)
 
@@ -216,6 +214,10 @@ class InBatchLoss(ContrastiveLoss, ABC):
         del batch
         return False
 
+    def setting_traits(self) -> list[Trait]:
+        """Settings that give every rank another loss where they differ, though messages fit."""
+        return []
+
     def _conclude(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
         """Called once the loss is known to be in order."""
 
@@ -227,7 +229,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             Trait("queries", "1 if fused", int(is_fused)),
             Trait("queries", "1 if fused in float16", int(is_fused and batch.is_float16)),
         ]
-        groups = ranks.rows(n, m - n, k, traits=[*batch.traits(), *kernel_traits])
+        groups = ranks.rows(n, m - n, k, traits=[*batch.traits(), *self.setting_traits(), *kernel_traits])
         gathered_keys = []
         if batch.has_ids:
             keys = zip(batch.document_keys(), batch.hard_negative_keys(), strict=True)

@@ -13,7 +13,7 @@ from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
-from lightning_normdyn.losses.gather import Ranks, Rows
+from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates, warn_of_one_candidate
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
@@ -253,6 +253,11 @@ class InfoNCE(SoftmaxSettings):
         return gather_candidates(
             at_least_float32(batch.documents), at_least_float32(batch.hard_negatives), groups, ranks
         )
+
+    def setting_traits(self) -> list[Trait]:
+        """How many prefixes there are and how wide they are together."""
+        widths = () if self.prefixes is None else self.prefixes.widths
+        return [Trait("prefixes", "how many", len(widths)), Trait("prefixes", "sum of widths", sum(widths))]
 
     def _streams_prefixes(self, batch: Batch) -> bool:
         """Whether one sweep can serve all prefixes: one direction, one positive, and nothing that edits tiles."""

@@ -9,7 +9,7 @@ from lightning_normdyn.core.contrast.exclusion import NO_ID
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.contrast.token_maxima import max_sim_scores
 from lightning_normdyn.core.number_checks import check_flag
-from lightning_normdyn.losses.batch import check_finite, check_per_query
+from lightning_normdyn.losses.batch_checks import check_finite, check_per_query, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
@@ -96,10 +96,11 @@ class MaxSim(ContrastiveLoss):
         if self.training:
             self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
-            loss = self._reduced(batch, ids, weights)
+            ranks = self.ranks(batch.query_tokens, batch.document_tokens)
+            loss = self._reduced(batch, ids, weights, ranks)
         if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(queries=batch.query_tokens, documents=batch.document_tokens)
-            raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
+            raise ValueError(scores_error("queries", loss.dtype, ranks.count))
         return loss
 
     def scores(
@@ -134,9 +135,8 @@ class MaxSim(ContrastiveLoss):
         queries = batch.padded(anchors.to(wide))
         return max_sim_scores(queries, weights, vectors.to(wide), batch.document_lengths, chunk_size=self.chunk_size)
 
-    def _reduced(self, batch: TokenBatch, ids: Tensor | None, weights: Tensor | None) -> Tensor:
+    def _reduced(self, batch: TokenBatch, ids: Tensor | None, weights: Tensor | None, ranks: Ranks) -> Tensor:
         """Over the queries of all ranks."""
-        ranks = self.ranks(batch.query_tokens, batch.document_tokens)
         wide = torch.promote_types(batch.query_tokens.dtype, batch.document_tokens.dtype)
         wide = torch.promote_types(wide, torch.float32)
         vectors = self.similarity.rescale_documents(batch.document_tokens).to(wide)

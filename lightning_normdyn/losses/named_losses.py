@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, get_args
 
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.cosent import CoSENT
-from lightning_normdyn.losses.distillation import DistillKLDiv, MarginMSE
+from lightning_normdyn.losses.distillation import DistillKLDiv
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.margin_mse import MarginMSE
 from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.options import MixinLoss, SoftmaxOptions
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive

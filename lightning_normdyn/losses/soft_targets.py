@@ -11,7 +11,8 @@ from lightning_normdyn.core.contrast.divergences import Divergences, Sides, Tile
 from lightning_normdyn.core.contrast.target_scores import ListedTargets, MatrixTargets, TargetScores
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.core.object_checks import check_choice
-from lightning_normdyn.losses.batch import Batch, PairOptions, check_names
+from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch_checks import check_names
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import (
     Candidates,

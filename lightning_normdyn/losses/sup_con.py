@@ -10,9 +10,9 @@ from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import target_log_sum_exp
 from lightning_normdyn.core.contrast.positive_pairs import PositivePairs
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.losses.batch import check_finite, check_set
+from lightning_normdyn.losses.batch_checks import check_finite, check_set, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
-from lightning_normdyn.losses.gather import Trait
+from lightning_normdyn.losses.gather import Ranks, Trait
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.positives import counts_of_class
 from lightning_normdyn.losses.similarity import Normalization
@@ -68,15 +68,15 @@ class SupCon(ContrastiveLoss):
             self.scaling.hold_in_training()
         with torch.autocast(embeddings.device.type, enabled=False):
             # Wide before they serve on both sides: two gradients in half precision would be rounded three times.
-            loss = self._reduced(at_least_float32(embeddings), labels.to(embeddings.device, torch.int64))
+            ranks = self.ranks(embeddings, labels)
+            loss = self._reduced(at_least_float32(embeddings), labels.to(embeddings.device, torch.int64), ranks)
         if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(embeddings=embeddings)
-            raise ValueError(f"embeddings: scores leave {loss.dtype}; normalise them, or look at the encoder")
+            raise ValueError(scores_error("embeddings", loss.dtype, ranks.count, remedy="normalise them"))
         return loss
 
-    def _reduced(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def _reduced(self, embeddings: Tensor, labels: Tensor, ranks: Ranks) -> Tensor:
         """Over the anchors of all ranks."""
-        ranks = self.ranks(embeddings, labels)
         self.settle_temperature(embeddings, embeddings, ranks)
         gradient = Trait("embeddings", "1 if they carry gradient", int(embeddings.requires_grad))
         rows = ranks.rows(len(embeddings), traits=[gradient, Trait("embeddings", "dimension", embeddings.shape[1])])[0]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_normdyn.report.kit.page import DrawingError, Origin
+from lightning_normdyn.history.origin import Origin
+from lightning_normdyn.report.kit.page import DrawingError
 from lightning_normdyn.report.run.model_card import model_card_section, write_model_card_section
 from lightning_normdyn.report.run.page import write_report
 

@@ -38,6 +38,7 @@ from lightning_normdyn.retrieval.uses.confidence import (
     retrieval_confidences,
 )
 from lightning_normdyn.retrieval.uses.expected_calibration import TemperatureComparison, compare_temperatures
+from lightning_normdyn.retrieval.uses.hubness import Hubness, Popularity, hubness, k_occurrences, popularity_share
 from lightning_normdyn.retrieval.uses.label_uncertainty import label_entropy, uncertainty_agreement
 from lightning_normdyn.retrieval.uses.norm_filter import FilterOutcome, filter_table
 from lightning_normdyn.retrieval.uses.query_bank import CrossDomainLocalScaling, QueryBankNormalization, baseline_scores
@@ -55,6 +56,7 @@ __all__ = [
     "Detection",
     "FilterOutcome",
     "HardNegatives",
+    "Hubness",
     "LikelihoodExponent",
     "MiningSource",
     "ModelComparison",
@@ -62,6 +64,7 @@ __all__ = [
     "NormAwareScore",
     "NormWeights",
     "PairedChange",
+    "Popularity",
     "QueryBankNormalization",
     "ScoringVerdict",
     "TemperatureComparison",
@@ -82,12 +85,15 @@ __all__ = [
     "explain_gain",
     "export_vectors",
     "filter_table",
+    "hubness",
+    "k_occurrences",
     "label_entropy",
     "length_norms",
     "likelihood_exponent",
     "mine_hard_negatives",
     "norm_aware_top_k",
     "norm_weights",
+    "popularity_share",
     "predicted_norms",
     "quantile_bands",
     "recall_auroc",

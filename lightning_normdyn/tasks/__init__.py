@@ -7,6 +7,7 @@ from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.fewshot.fewshot import FewShot, FewShotData
+from lightning_normdyn.tasks.grid.starting_point import StartingPoint
 from lightning_normdyn.tasks.kg.kg import KnowledgeGraphCompletion, KnowledgeGraphData
 from lightning_normdyn.tasks.recsys.recsys import Recommendation, RecommendationData
 from lightning_normdyn.tasks.retrieval.rag import Rag, RagData
@@ -33,6 +34,7 @@ __all__ = [
     "RecommendationData",
     "Retrieval",
     "RetrievalData",
+    "StartingPoint",
     "Sts",
     "StsData",
     "TokenContrast",

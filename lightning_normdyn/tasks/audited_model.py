@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.atomic_file import atomic_file
-from lightning_normdyn.retrieval.audit.saturation import LastLayer
+from lightning_normdyn.retrieval.audit.saturation import LastLayer, NormWeights
 from lightning_normdyn.tasks.clip.pixels import center_crop
 from lightning_normdyn.tasks.encoders.open_clip import OpenClip, names_open_clip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
@@ -329,11 +329,11 @@ def find_last_layer(
         >>> find_last_layer(model, lambda: model(torch.ones(1, 2))).name
         'LayerNorm'
     """
-    outputs: list[tuple[str, Tensor]] = []  # outputs are held, so that no address is used twice
+    outputs: list[tuple[nn.Module, Tensor]] = []  # outputs are held, so that no address is used twice
 
     def record(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor):
-            outputs.append((type(module).__name__, output))
+            outputs.append((module, output))
 
     handles: list[RemovableHandle] = []
     try:
@@ -344,11 +344,16 @@ def find_last_layer(
             handle.remove()
     # Dropout that is off hands on what it got: the first to have made the output is meant.
     makers = [
-        name
-        for name, candidate in outputs
+        module
+        for module, candidate in outputs
         if candidate.data_ptr() == output.data_ptr() and candidate.shape == output.shape
     ]
     if makers:
-        return LastLayer(makers[0], "norm" in makers[0].lower(), pooling, had_unit_step)
-    name = f"{outputs[-1][0]} and a step after it" if outputs else type(model).__name__
+        name, gains = type(makers[0]).__name__, getattr(makers[0], "weight", None)
+        is_norm = "norm" in name.lower()
+        weights = (
+            NormWeights.of(gains, getattr(makers[0], "bias", None), output) if is_norm and gains is not None else None
+        )
+        return LastLayer(name, is_norm, pooling, had_unit_step, weights)
+    name = f"{type(outputs[-1][0]).__name__} and a step after it" if outputs else type(model).__name__
     return LastLayer(name, False, pooling, had_unit_step)

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.number_checks import check_finite_number
+from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.datasets import GradedPairs, Judgements
+from lightning_normdyn.losses import CoSENT
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
-from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
 from lightning_normdyn.tasks.encoders import TextEncoder
-from lightning_normdyn.tasks.encoders.text_towers import TextTowers
 from lightning_normdyn.tasks.encoders.text_words import identifier_words
 from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
 
 
-class Sts(ContrastiveTask):
+class Sts(TextContrast):
     """One encoder for two texts that can be exchanged, measured by how scores go along with people's grades.
 
     Args:
         encoder: of texts; :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder` if left out.
-        symmetric: whether each text of a pair picks the other; else the first picks the second.
-        options: of :class:`ContrastiveTask` and its loss.
+        symmetric: whether each text of a pair picks the other; else the first picks the second. Under ``cosent`` no
+            text picks another, and it means nothing.
+        options: of :class:`~lightning_normdyn.tasks.contrast.text_contrast.TextContrast`, :class:`ContrastiveTask` and
+            its loss. With ``loss="cosent"`` pairs come into the order of their grades
+            (:class:`~lightning_normdyn.losses.CoSENT`), which wants ``StsData(grades="all")``; with any other, texts
+            that are alike find each other.
+
+    Raises:
+        ValueError: if an argument is out of its range; in training, if the data's ``grades`` are not those of the loss.
     """
 
     symmetry = FunctionalSymmetry(True, "either text may come first")
     headline = "spearman"
 
     def __init__(self, *, encoder: TextEncoder | None = None, symmetric: bool = True, **options: Any) -> None:
-        super().__init__(symmetric=symmetric, **options)
-        self.towers = TextTowers(encoder)
+        check_flag(symmetric=symmetric)
+        if options.get("loss") != "cosent":
+            options["symmetric"] = symmetric
+        super().__init__(encoder=encoder, shared_encoder=True, **options)
 
     def encode_queries(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
@@ -46,6 +56,33 @@ class Sts(ContrastiveTask):
     def encode_documents(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
         return self.towers.encode(inputs)
+
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The loss of a batch of alike pairs or, under ``cosent``, of pairs with ``grades``."""
+        if isinstance(self.contrast, CoSENT):
+            if "grades" not in batch:
+                raise ValueError(
+                    "grades: expected 'all' for the loss 'cosent', which compares grades, got 'alike'; set it for the "
+                    "data, as by --data.grades all"
+                )
+            queries, documents, grades = list(batch["queries"]), list(batch["documents"]), batch["grades"]
+            if self.mini_batch_size is None:
+                encoded = self.encode_queries(queries), self.encode_documents(documents)
+                return self.contrastive_loss(*encoded, grades=grades)
+            return self.cached_contrastive_loss(
+                queries,
+                documents,
+                encode_query=self.encode_queries,
+                encode_document=self.encode_documents,
+                chunk_size=self.mini_batch_size,
+                grades=grades,
+            )
+        if "grades" in batch:
+            raise ValueError(
+                "grades: expected 'alike' for a loss that takes every pair for alike, got 'all'; leave it out, or set "
+                "the model's loss to 'cosent', as by --model.loss cosent"
+            )
+        return super().loss(batch)
 
     def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
         """What every pair adds to Spearman's and to Pearson's correlation of scores with grades, see pearson_shares."""
@@ -59,34 +96,40 @@ class Sts(ContrastiveTask):
         }
         return {name: _of_queries(share, judgements, len(encoded.queries)) for name, share in shares.items()}
 
-    def on_validation_epoch_end(self) -> None:
-        """Measures the validation split, and says once if texts were cut."""
-        super().on_validation_epoch_end()
-        self.towers.tell_truncation()
-
 
 class StsData(ContrastData):
     """Pairs of texts with grades.
 
-    Training pairs are those of ``train`` that are graded above a threshold; the other texts of a batch are their
-    negatives. Evaluation grades count from the threshold, which moves no correlation and makes the positive ones those
-    of pairs that are alike.
+    Training pairs are those of ``train`` that are graded above a threshold, the other texts of a batch being their
+    negatives, or all of them with their grades, for a loss that goes by these. Evaluation grades count from the
+    threshold, which moves no correlation and makes the positive ones those of pairs that are alike.
 
     Args:
         source: where they come from; summaries of the running Python's standard library if left out.
         alike_above: the grade above which two texts count as alike, in the unit of the source.
+        grades: which train: those of ``alike`` pairs, or ``all`` for a model whose loss is ``cosent``.
         options: of :class:`ContrastData`.
 
     Raises:
         ValueError: if the source lacks a split, or no grade of it lies above the threshold.
     """
 
-    def __init__(self, source: GradedPairsSource | None = None, *, alike_above: float = 3.0, **options: Any) -> None:
+    def __init__(
+        self,
+        source: GradedPairsSource | None = None,
+        *,
+        alike_above: float = 3.0,
+        grades: Literal["alike", "all"] = "alike",
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.source = StandardLibraryNames() if source is None else source
         check_source(self.source)
         check_finite_number(alike_above=alike_above)
+        if grades not in ("alike", "all"):
+            raise ValueError(f"grades: expected 'alike' or 'all', got {grades!r}")
         self.alike_above = alike_above
+        self.grades = grades
         self._splits: dict[str, EvaluationSplit] = {}
 
     @cached_property
@@ -95,15 +138,17 @@ class StsData(ContrastData):
         return self.source.read()
 
     @cached_property
-    def _training(self) -> AlikePairs:
+    def _training(self) -> TextPairs:
         pairs = self._graded("train")
-        alike_pairs = AlikePairs(pairs, self.alike_above)
+        if self.grades == "all":
+            return TextPairs(pairs)
+        alike_pairs = TextPairs(pairs, self.alike_above)
         if len(pairs) and not len(alike_pairs):
             raise self._none_alike("train", pairs)
         return alike_pairs
 
-    def training_pairs(self) -> AlikePairs:
-        """The pairs of the training split that are alike."""
+    def training_pairs(self) -> TextPairs:
+        """The pairs of the training split that are alike, or all of them."""
         return self._training
 
     def evaluation(self, split: Split) -> EvaluationSplit:
@@ -135,17 +180,20 @@ class StsData(ContrastData):
         return self.pairs[split]
 
 
-class AlikePairs:
-    """Pairs graded above a threshold, as pairs to train on; equal texts have equal ids.
+class TextPairs:
+    """Graded pairs as pairs to train on; equal texts have equal ids.
 
     Args:
         pairs: pairs with their grades.
-        threshold: of the grade, which a pair must exceed.
+        threshold: of the grade, which a pair must exceed, whose grade is then of no more interest; all pairs with
+            their grades if left out.
     """
 
-    def __init__(self, pairs: GradedPairs, threshold: float) -> None:
+    def __init__(self, pairs: GradedPairs, threshold: float | None = None) -> None:
         self.pairs = pairs
-        self.places = (pairs.grades > threshold).nonzero().flatten().tolist()
+        self.has_grades = threshold is None
+        is_trained = pairs.grades > (-math.inf if threshold is None else threshold)
+        self.places = is_trained.nonzero().flatten().tolist()
         self._ids: dict[str, int] = {}
         for text in (*pairs.first, *pairs.second):
             self._ids.setdefault(text, len(self._ids))
@@ -154,8 +202,10 @@ class AlikePairs:
         return len(self.places)
 
     def __getitem__(self, item: int) -> TrainingPair:
-        first, second = self.pairs.first[self.places[item]], self.pairs.second[self.places[item]]
-        return TrainingPair(first, second, self._ids[first], self._ids[second])
+        place = self.places[item]
+        first, second = self.pairs.first[place], self.pairs.second[place]
+        grade = float(self.pairs.grades[place]) if self.has_grades else None
+        return TrainingPair(first, second, self._ids[first], self._ids[second], grade=grade)
 
 
 def _of_queries(shares: Tensor, judgements: Judgements, queries: int) -> Tensor:

@@ -45,6 +45,18 @@ def test_the_table_has_what_the_model_finds_hard_at_every_refresh(fit, options):
     )
 
 
+def test_coordinates_that_no_prefix_trains_do_not_count(fit):
+    """The widest prefix is all that a Matryoshka loss has trained; what lies beyond is as it was drawn."""
+    model, snapshots, whole = towers(prefixes=[1, 2]), Snapshots(width=2), Snapshots()
+    mining = HardNegativeMining(every_n_steps=4, relative_margin=None)
+    fit(model, None, mining, snapshots, whole, max_steps=6, max_epochs=-1)
+    for step in (0, 4):
+        expected = snapshots.expected[step].indices
+        has_all = (expected >= 0).all(1)
+        assert torch.equal(snapshots.tables[step][has_all], expected[has_all])
+        assert not torch.equal(expected[has_all], whole.expected[step].indices[has_all])
+
+
 def test_training_sees_the_negatives_of_its_step_and_no_positive_or_stranger(fit):
     model, snapshots = towers(), Snapshots()
     fit(model, None, HardNegativeMining(every_n_steps=3), snapshots, max_steps=9, max_epochs=-1)

@@ -1,5 +1,6 @@
 """``normdyn advise`` on embeddings of files."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -41,7 +42,16 @@ def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
     assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.05
     assert found["queries"] == 120
     assert main(embeddings) == 0  # document i answers query i: the same pairs
-    assert capsys.readouterr().out == said
+    assert unsigned(capsys.readouterr().out) == unsigned(said)
+    origin = found["origin"]
+    assert (origin["data"], origin["date"]) == ("queries.npy and documents.npz", datetime.date.today().isoformat())
+    assert origin["command"] == f"normdyn {' '.join(embeddings)} --judgements judged.tsv --json advice.json"
+    assert f"from queries.npy and documents.npz, by {origin['command']}." in " ".join(said.split())
+
+
+def unsigned(text: str) -> str:
+    """What was printed before the line that names data, command and date."""
+    return text.partition("Made on ")[0]
 
 
 def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys) -> None:
@@ -84,6 +94,44 @@ def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys)
             assert "Spearman of norm and length" in finding["finding"]
 
 
+def test_documents_of_several_chunks_go_by_the_best_as_in_the_audit(embeddings, capsys) -> None:
+    archive = np.load("documents.npz")
+    documents, ids = archive["embeddings"], archive["ids"]
+    draw = np.random.default_rng(5)
+    others = (0.8 * documents + 0.3 * draw.normal(size=documents.shape)).astype(np.float32)
+    order = draw.permutation(480)
+    chunk_ids = [[*(f"{id}#0" for id in ids), *(f"{id}#1" for id in ids)][row] for row in order]
+    np.savez("chunks.npz", embeddings=np.concatenate([documents, others])[order], ids=np.array(chunk_ids))
+    Path("chunks.tsv").write_text("".join(f"{id}\t{id.partition('#')[0]}\n" for id in chunk_ids))
+    shared = ["--queries", "queries.npy", "--judgements", "judged.tsv"]
+    words = ["advise", *shared, "--documents", "chunks.npz", "--chunks", "chunks.tsv", "--json", "advice.json"]
+    assert main(words) == 0
+    assert "480 vectors are chunks of 240 documents: rankings go by the best chunk of each." in capsys.readouterr().out
+    advised = json.loads(Path("advice.json").read_text(encoding="utf-8"))
+    assert main(["audit", "--embeddings", "chunks.npz", *shared, "--chunks", "chunks.tsv"]) == 0
+    finding = json.loads(Path("audit/audit.json").read_text(encoding="utf-8"))
+    assert (advised["scoring"], advised["verdict"]) == (finding["finding"], finding["verdict"])
+    vectors = np.load("chunks.npz")["embeddings"].astype(np.float64)[order.argsort()]
+    norms, queries = np.linalg.norm(vectors, axis=1), np.load("queries.npy").astype(np.float64)
+    for name, power in (("cosine", 0), ("dot", 1)):
+        scores = queries @ (vectors * norms[:, None] ** (power - 1)).T
+        best = np.maximum(scores[:, :240], scores[:, 240:])
+        ranks = (best > best[np.arange(120), np.arange(120)][:, None]).sum(1)
+        ndcg = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean()
+        assert advised["scores"][name]["mean"] == pytest.approx(ndcg, rel=1e-6)
+    relevant = np.isin(np.arange(480) % 240, np.arange(120))
+    spread = np.sqrt((norms[relevant].var(ddof=1) + norms[~relevant].var(ddof=1)) / 2)
+    d = (norms[relevant].mean() - norms[~relevant].mean()) / spread
+    assert advised["diagnosis"]["cohens_d"] == pytest.approx(d, rel=1e-4)
+    capsys.readouterr()
+    for more, said in {
+        ("--judgements", "judged.tsv", "--chunks", "judged.tsv"): "judged.tsv",
+        ("--chunks", "chunks.tsv"): "chunks: expected --judgements, whose rankings go by documents, got none",
+    }.items():
+        assert main(["advise", *shared[:2], "--documents", "chunks.npz", *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_model_trained_with_qnorm_is_not_sent_to_qnorm(embeddings, capsys) -> None:
     words = [*embeddings, "--judgements", "judged.tsv", "--temperature", "1"]
     trainings = []
@@ -109,7 +157,7 @@ def test_shards_and_urls_are_advised_on_as_files_are(embeddings, capsys) -> None
     for documents in ("documents", Path("documents").absolute().as_uri()):
         words = ["advise", "--queries", "memory://advise/queries.npy", "--documents", documents]
         assert main([*words, *judged]) == 0
-        assert capsys.readouterr().out == said
+        assert unsigned(capsys.readouterr().out) == unsigned(said)
     memory.rm("/advise", recursive=True)
 
 

@@ -205,6 +205,37 @@ def test_empty_texts_are_said_on_the_page(files, recwarn):
     assert note in html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
 
 
+def test_a_first_column_that_names_no_ids_is_said_where_embeddings_have_none(tmp_path, capsys):
+    np.save("rows.npy", np.random.default_rng(0).normal(size=(40, DIM)))
+    rows = [f"{row}\t{row % 7}" for row in reversed(range(40))]
+    for header, notes in (("depth\tage", 1), ("row\tage", 0), ("doc_id\tage", 0), ("Document-ID\tage", 0)):
+        Path("about.tsv").write_text("\n".join([header, *rows]))
+        assert audit("--embeddings", "rows.npy", "--covariates", "about.tsv", "--overwrite") == 0
+        assert sum("was taken for numbers of rows, from 0 on" in note for note in numbers()["notes"]) == notes
+    np.savez("named.npz", ids=np.arange(40).astype(str), vectors=np.load("rows.npy"))
+    Path("about.tsv").write_text("\n".join(["depth\tage", *rows]))
+    assert audit("--embeddings", "named.npz", "--covariates", "about.tsv", "--overwrite") == 0
+    assert not numbers()["notes"]  # the file's own ids
+
+
+def test_columns_by_which_nothing_can_be_compared_are_said(files):
+    rows = [
+        (f"d{row}", f"title {row}", "web", "?" if row == 5 else row, "a" if row % 2 else "b") for row in range(ROWS)
+    ]
+    lines = ["\t".join(map(str, row)) for row in rows]
+    Path("about.tsv").write_text("\n".join(["id\ttitle\tsource\tdepth\tside", *lines]))
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", "--covariates", "about.tsv") == 0
+    notes = numbers()["notes"]
+    assert [note.split("'")[1] for note in notes] == ["title", "source", "depth"]
+    assert notes[0] == (
+        "The column 'title' has 120 different values for 120 items, and no group of 10 or more beside as many others, "
+        "so nothing is compared by it."
+    )
+    assert notes[1].startswith("The column 'source' has 1 different value for 120 items, and no group of 10 or more b")
+    assert notes[2].endswith("nothing is compared by it; '?' in it is no number: write NA for what is unknown.")
+    assert {group["column"] for group in numbers()["groups"]} == {"side"}
+
+
 def test_controls_are_columns_of_numbers_and_may_be_several(files, capsys):
     table = [f"d{row}\t{row % 7}\t{'NA' if row == 5 else row}\t{'a' if row % 2 else 'b'}" for row in range(ROWS)]
     Path("more.tsv").write_text("\n".join(["id\tage\tplace\tkind", *table]))
@@ -430,6 +461,13 @@ OPTIONS = {
     "expected --model, whose embeddings are kept": ["--embeddings", "e.npy", "--save", "s.npy"],
     "expected a file of embeddings beside --beir": ["--embeddings", "e.npy", "--beir", "b", "--queries", "q.txt"],
     "expected a file of embeddings, got none": ["--embeddings", "e.npy"],
+    "batch_size: expected --model with it, got ready embeddings": ["--embeddings", "e.npy", "--batch-size", "32"],
+    "measure: expected queries and judgements, whose rankings are measured by 'mrr@10', got none; leave it out": [
+        *("--embeddings", "e.npy", "--measure", "mrr@10"),
+    ],
+    "expected --checkpoint alone, got --queries and --measure beside it": [
+        *("--checkpoint", "m", "--queries", "q.npy", "--measure", "mrr@10"),
+    ],
     "control: expected columns beside 'length', which is held fixed anyway": [
         *("--embeddings", "documents.npz", "--column", "vectors", "--texts", "texts.tsv.gz"),
         *("--covariates", "covariates.tsv", "--control", "length"),

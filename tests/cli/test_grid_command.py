@@ -1,5 +1,6 @@
 """``normdyn grid`` from the command line to the page, with real trainings, and what it says of bad input."""
 
+import datetime
 import html
 import json
 import os
@@ -16,14 +17,20 @@ from threading import Thread
 from unittest.mock import Mock
 
 import pytest
+import torch
+from pytorch_lightning import Callback
 
+from lightning_normdyn.cli.configuration import read_task
 from lightning_normdyn.cli.grids import grid as grid_module
 from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster, train_there
 from lightning_normdyn.cli.grids.job import Job
-from lightning_normdyn.cli.grids.plan import Plan, read_task
+from lightning_normdyn.cli.grids.plan import Plan
 from lightning_normdyn.cli.grids.processes import run_jobs
+from lightning_normdyn.cli.grids.progress_reports import Course
+from lightning_normdyn.cli.grids.training import work
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.cli.ray_cluster import connected
+from lightning_normdyn.history.grid_findings import read_grid_run
 from lightning_normdyn.tasks import Retrieval
 
 CONFIG = """
@@ -43,6 +50,7 @@ trainer: {accelerator: cpu, max_epochs: 2, log_every_n_steps: 1}
 """
 
 WORDS = ["grid", "--config", "grid.yaml", "--seeds", "2", "--variants", "cosine", "qnorm", "--lr-factors", "1.0"]
+WORDS += ["--temperatures", "1.0"]
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +74,35 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid(workplace: Path) -> Path:
-    """A grid of two variants and two seeds, one of whose trainings was there before."""
+    """A grid of two variants and two seeds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         patch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # as for every test of a command
         assert main([*WORDS, "--jobs", "2", "--out", "out"]) == 0
-        started = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
-        gone = workplace / "out" / "runs" / "qnorm-lr0.01-seed1" / "result.json"
-        gone.unlink()
-        assert main([*WORDS, "--jobs", "2", "--out", "out"]) == 0
-        again = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
-        assert {file for file in started if started[file] != again[file]} == {gone.relative_to(workplace)}
     return workplace / "out"
+
+
+def test_a_grid_goes_on_with_what_is_missing(grid: Path, monkeypatch) -> None:
+    """The job that it asks for again is answered with what was trained before; on Ray it is trained again, below."""
+    monkeypatch.chdir(grid.parent)
+    shutil.copytree(grid, "resumed")
+    gone = Path("resumed/runs/qnorm-lr0.01-t1-seed1/result.json")
+    content, names = gone.read_bytes(), []
+    gone.unlink()
+
+    def answer(jobs, **_) -> dict[str, str]:
+        for job in jobs:
+            names.append(job.name)
+            job.result.write_bytes(content)
+        return {}
+
+    monkeypatch.setattr(grid_module, "run_jobs", answer)
+    assert main([*WORDS, "--jobs", "2", "--out", "resumed"]) == 0
+    assert names == ["qnorm-lr0.01-t1-seed1"]
+    findings = [json.loads((folder / "findings.json").read_text()) for folder in (grid, Path("resumed"))]
+    origins = [finding.pop("origin") for finding in findings]
+    assert findings[0] == findings[1]
+    assert [origin["command"].rpartition(" ")[2] for origin in origins] == ["out", "resumed"]
 
 
 def test_a_grid_leaves_its_findings(grid: Path) -> None:
@@ -90,6 +115,11 @@ def test_a_grid_leaves_its_findings(grid: Path) -> None:
     assert found["cross"]["qnorm"]["dot"] == found["cross"]["qnorm"]["qnorm"]  # a query's norm ranks nothing
     assert 0 < found["floors"]["untrained encoder"] <= 1
     assert found["advice"] in (grid / "grid.md").read_text()
+    assert found["choices"]["qnorm"]["trials"] == 1
+    assert found["choices"]["cosine"]["temperature"] == pytest.approx(0.05)
+    assert found["origin"]["data"] == "RetrievalData(source=BeirFolder(folder=set))"
+    assert found["origin"]["command"] == f"normdyn {' '.join(WORDS)} --jobs 2 --out out"
+    assert found["origin"]["date"] == datetime.date.today().isoformat()
     page = (grid / "grid.html").read_text()
     assert "data: RetrievalData(source=BeirFolder(folder=set" in page
     assert "normdyn grid --config grid.yaml --seeds 2 --variants cosine qnorm" in page
@@ -115,17 +145,96 @@ def test_without_a_drawing_findings_are_saved_and_printed_and_the_code_is_1(
     findings = json.loads((grid / "findings.json").read_text())
     assert findings["advice"] in printed.out
     assert printed.out.endswith("Grid: undrawn (table: grid.md, numbers: findings.json, trainings: runs/)\n")
-    assert json.loads((folder / "findings.json").read_text()) == findings
-    assert (folder / "grid.md").read_text() == (grid / "grid.md").read_text()
+    assert without_command(json.loads((folder / "findings.json").read_text())) == without_command(findings)
+    tables = [(place / "grid.md").read_text().partition("Made on ")[0] for place in (folder, grid)]
+    assert tables[0] == tables[1]
     assert not (folder / "grid.html").exists()
 
 
+def without_command(findings: dict) -> dict:
+    return findings | {"origin": findings["origin"] | {"command": ""}}
+
+
 def test_trainings_keep_the_course_of_norms(grid: Path) -> None:
-    run = json.loads((grid / "runs" / "qnorm-lr0.01-seed0" / "result.json").read_text())
+    run = json.loads((grid / "runs" / "qnorm-lr0.01-t1-seed0" / "result.json").read_text())
     assert run["course"]["step"] == [2, 4]
     assert all(norm > 0 for norm in run["course"]["relevant_norm"])
     assert len(run["values"]["trained"]) == 8
     assert run["seconds"] > 0
+
+
+@pytest.fixture
+def encoded_documents(monkeypatch) -> list[int]:
+    """Steps after which a document was encoded for an evaluation, one entry a document."""
+    steps, encode = [], Retrieval.encode_documents
+
+    def counted(self, inputs):
+        if not (torch.is_grad_enabled() or self.trainer.sanity_checking):
+            steps.extend([self.trainer.global_step] * len(inputs))
+        return encode(self, inputs)
+
+    monkeypatch.setattr(Retrieval, "encode_documents", counted)
+    return steps
+
+
+class Nudge(Callback):
+    """Changes weights when training is over, and past autograd's back, as averages of weights do."""
+
+    def on_train_end(self, trainer, pl_module):
+        next(pl_module.parameters()).data.add_(0.01)
+
+
+def one_training(folder: Path, *words: str) -> dict[str, object]:
+    job = Plan(("--config", "grid.yaml", *words), ("cosine",), (0.01,), (0,), folder, 1).trials()[1]
+    work(job)
+    return json.loads(job.result.read_text()) | {"seconds": None}
+
+
+def test_a_corpus_is_encoded_once_with_the_same_weights(workplace: Path, tmp_path, monkeypatch, encoded_documents):
+    monkeypatch.chdir(workplace)
+    once = one_training(tmp_path / "once")
+    assert encoded_documents == [2] * 48 + [4] * 48  # validation after each epoch, whose documents serve the test
+    encoded_documents.clear()
+    one_training(tmp_path / "early", "--trainer.check_val_every_n_epoch=9")
+    assert encoded_documents == [4] * 48
+    encoded_documents.clear()
+    monkeypatch.setattr(Course, "ends_with", lambda *_: False)
+    monkeypatch.setattr(Retrieval, "has_documents", lambda *_: False)
+    assert one_training(tmp_path / "thrice") == once
+    assert encoded_documents == [2] * 48 + [4] * 48 * 3
+
+
+def test_a_set_out_of_domain_is_measured_as_the_grids_own(workplace: Path, tmp_path, monkeypatch) -> None:
+    """The same set under another name gives the same numbers."""
+    monkeypatch.chdir(workplace)
+    run = one_training(tmp_path, "--data.also=[set]")
+    assert run["out_of_domain"] == {"set": {name: run["values"][name] for name in ("trained", "cosine")}}
+    assert run["in_training"] == [False] * 8  # a document for each query
+    with pytest.raises(ValueError, match="missing: expected a folder"):
+        one_training(tmp_path / "other", "--data.also=[missing]")
+
+
+def test_weights_that_changed_since_the_last_validation_are_encoded_again(
+    workplace: Path, tmp_path, monkeypatch, encoded_documents
+):
+    monkeypatch.chdir(workplace)
+    one_training(tmp_path, f"--trainer.callbacks={__name__}.Nudge")
+    assert encoded_documents == [2] * 48 + [4] * 48 * 2
+
+
+def test_a_temperature_is_in_units_of_what_spreads_like_cosine(workplace: Path, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    temperatures = {}
+    for variant, warmth in (("cosine", 2.0), ("dot", 1.0), ("dot", 2.0)):
+        plan = Plan(("--config", "grid.yaml"), (variant,), (0.01,), (0,), tmp_path, 1, (warmth,))
+        job = plan.trials()[1]
+        work(job)
+        run = read_grid_run(job.result)
+        assert (job.name, run.warmth) == (f"{variant}-lr0.01-t{warmth:g}-seed0", warmth)
+        temperatures[variant, warmth] = run.temperature
+    assert temperatures["cosine", 2.0] == pytest.approx(0.1)  # twice the config's
+    assert temperatures["dot", 2.0] == pytest.approx(2 * temperatures["dot", 1.0])
+    assert temperatures["dot", 1.0] != pytest.approx(0.05, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +286,9 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, tmp
     plan = Plan(("--config", "grid.yaml", word), ("cosine",), (0.01,), (0,), tmp_path / "bad", 1)
     done = []
     failed = run_jobs(plan.trials()[1:], at_once=1, progress=lambda job, share: done.append((job.name, share)))
-    assert list(failed) == ["cosine-lr0.01-seed0"]
-    assert said in failed["cosine-lr0.01-seed0"]
-    assert done == [("cosine-lr0.01-seed0", 1.0)]
+    assert list(failed) == ["cosine-lr0.01-t1-seed0"]
+    assert said in failed["cosine-lr0.01-t1-seed0"]
+    assert done == [("cosine-lr0.01-t1-seed0", 1.0)]
 
 
 def test_callbacks_that_need_what_a_grid_has_not_are_left_out(workplace: Path, monkeypatch) -> None:
@@ -211,7 +320,9 @@ def test_what_fit_saved_is_a_configuration_for_advise_and_grid(workplace: Path, 
     resumed.write_text(saved.read_text().replace("ckpt_path: null", f"ckpt_path: {checkpoint}"))
     watched = "--trainer.callbacks=pytorch_lightning.callbacks.ModelCheckpoint"
     assert main(["advise", "--config", str(resumed), watched]) == 0
-    assert advice_of(capsys) == advice
+    *said, origin = advice_of(capsys)
+    assert said == advice[:-1]
+    assert f"from RetrievalData(source=BeirFolder(folder=set)), {checkpoint}, by normdyn advise --config" in origin
     assert main(["advise", "--config", str(saved)]) == 0
     assert any(line.startswith("No --ckpt_path") for line in advice_of(capsys))
     assert main([*asked, "--model.normalization=learnable"]) == 2
@@ -229,7 +340,7 @@ def test_no_training_outlives_its_grid_and_no_two_grids_share_a_folder(workplace
     command = [sys.executable, "-m", "lightning_normdyn", *words, "--out", "killed"]
     quiet = {"cwd": workplace, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     first = subprocess.Popen([*command, "--variants", "cosine"], **quiet)
-    log = workplace / "killed" / "runs" / "cosine-lr0.01-seed0" / "log.txt"
+    log = workplace / "killed" / "runs" / "cosine-lr0.01-t1-seed0" / "log.txt"
     until(log.is_file, seconds=120)
     second = subprocess.run([*command, "--variants", "cosine"], **quiet, check=False)
     assert second.returncode == 2
@@ -306,7 +417,7 @@ class TestOnRay:
     def test_results_are_the_same_also_where_a_worker_is_killed(self, grid: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(grid.parent)
         monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-        killed = Thread(target=kill_a_worker, args=("cosine-lr0.01-seed0",))
+        killed = Thread(target=kill_a_worker, args=("cosine-lr0.01-t1-seed0",))
         killed.start()
         assert main([*WORDS, "--engine", "ray", "--out", "on-ray"]) == 0
         killed.join()
@@ -316,12 +427,12 @@ class TestOnRay:
         assert "Ray: 2 CPUs on 1 machine" in printed
         assert "5 of 5: " in printed
         findings = [json.loads((folder / "findings.json").read_text()) for folder in (grid, Path("on-ray"))]
-        assert findings[0] == findings[1]
-        logs = [(folder / "runs/cosine-lr0.01-seed0/log.txt").read_text() for folder in (grid, Path("on-ray"))]
+        assert without_command(findings[0]) == without_command(findings[1])
+        logs = [(folder / "runs/cosine-lr0.01-t1-seed0/log.txt").read_text() for folder in (grid, Path("on-ray"))]
         assert '"done"' not in logs[1]
         assert len(logs[1].splitlines()) == len(logs[0].splitlines())
         started = {file: file.stat().st_mtime_ns for file in Path("on-ray").glob("runs/*/result.json")}
-        gone = Path("on-ray/runs/qnorm-lr0.01-seed1/result.json")
+        gone = Path("on-ray/runs/qnorm-lr0.01-t1-seed1/result.json")
         gone.unlink()
         assert main([*WORDS, "--engine", "ray", "--out", "on-ray"]) == 0
         assert {file for file in started if started[file] != file.stat().st_mtime_ns} == {gone}
@@ -344,7 +455,7 @@ class TestOnRay:
                         needs=TrainingNeeds(),
                         progress=lambda job, share: shares.append((job.name, share)),
                     )
-        name = "cosine-lr0.01-seed0"
+        name = "cosine-lr0.01-t1-seed0"
         assert said["ray"] == {name: said["jobs"][name].replace(str(tmp_path / "jobs"), str(tmp_path / "ray"))}
         assert "train: expected at least one step, got none" in said["ray"][name]
         assert shares == [(name, 1.0)]
@@ -394,7 +505,7 @@ def kill_a_worker(name: str) -> None:
             with suppress(OSError):
                 job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-2]
                 wanted = json.loads(Path(job).read_text())
-                words = f"{wanted['variant']}-lr{wanted['lr']:g}-seed{wanted['seed']}"
+                words = f"{wanted['variant']}-lr{wanted['lr']:g}-t{wanted['warmth']:g}-seed{wanted['seed']}"
                 status = Path(f"/proc/{process}/status").read_text()
                 found += [int(status.split("PPid:\t")[1].split("\n")[0])] * (words == name)
         return found

@@ -1,6 +1,7 @@
 """Runs code from a JSON file, each piece in a namespace and a folder of its own; writes what it printed or its failure.
 
-One process for all of them: loading torch and Lightning takes longer than most of the examples.
+One process for all of them: loading torch and Lightning takes longer than most of the examples. Each begins with the
+random state that a new process has.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import traceback
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+
+import torch
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -39,10 +42,11 @@ def run_prompts(code: str) -> tuple[str, str]:
 
 
 def main(file: Path) -> None:
-    outcomes = {}
+    outcomes, random_state = {}, torch.random.get_rng_state()
     for name, language, code in json.loads(file.read_text(encoding="utf-8")):
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
+            torch.random.set_rng_state(random_state)
             outcomes[name] = run_script(code) if language == "python" else run_prompts(code)
             os.chdir(file.parent)
     file.with_suffix(".outcomes").write_text(json.dumps(outcomes), encoding="utf-8")

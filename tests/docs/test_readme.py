@@ -51,12 +51,6 @@ NOT_RUN = ("console", "text", "yaml")
 """Shell commands, what is printed or needs what is not there, and configs."""
 
 
-def run_as_script(code: str, folder: Path) -> str:
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
 def documented_quantities() -> set[str]:
     return set(QUANTITIES)
 
@@ -96,24 +90,47 @@ def test_configs_parse(page: str) -> None:
             assert yaml.safe_load(block.code)
 
 
-SHORT = {
+README_SETTING = """
+model = Words()
+loader = torch.utils.data.DataLoader(torch.randint(1000, (6400, 2)), batch_size=64)
+encoder, questions, answers = torch.nn.Linear(8, 4), torch.randn(16, 8), torch.randn(16, 8)
+print("README")
+"""
+KEYS = "print('KEYS', *[key.removeprefix('normdyn/') for key in trainer.callback_metrics])"
+TASK_RUN = """
+from pytorch_lightning import Trainer, seed_everything
+seed_everything(0)
+trainer, model, data = Trainer(max_epochs=10, logger=False), Sketches(lr=0.01), SketchData(batch_size=50)
+before = trainer.test(model, datamodule=data, verbose=False)[0]
+trainer.fit(model, datamodule=data)
+after = trainer.test(model, datamodule=data, verbose=False)[0]
+print(before["test/mrr@10"], after["test/mrr@10"])
+"""
+EXAMPLES = {
     "plain loop": PLAIN_LOOP,
     "mathematics": MATHEMATICS,
     "levers": f"{LEVERS}loss.backward(); optimizer.step(); print(float(table.weight.isfinite().all()))",
     "levers in Lightning": LEVERS_IN_LIGHTNING,
     "votes": f"{VOTES}from pathlib import Path; print(Path('votes.png').stat().st_size)",
     "calibrated": CALIBRATED,
+    "callback": "\n".join(
+        [CALLBACK, HISTORY, KEYS, README_SETTING, README_CALLBACK, README_LOSS, "print(encoder.weight.grad.norm())"]
+    ),
+    "encoder": f"{RETRIEVER}\n{ENCODER}\n{KEYS}",
+    "diagnostics": f"{DIAGNOSTICS}\n{KEYS}",
+    "task of one's own": OWN_TASK + TASK_RUN,
 }
-"""Examples whose printed numbers are looked at below."""
+"""Examples whose printed numbers are looked at below; those of the callback, the history and the README go on from one
+another."""
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """What code printed and how it failed: the short examples, and all that has no test of its own, in one process.
+    """What code printed and how it failed: the examples above, and all that has no test of its own, in one process.
 
     The prompts of a page go on from one another.
     """
-    items = [(name, "python", code) for name, code in SHORT.items()]
+    items = [(name, "python", code) for name, code in EXAMPLES.items()]
     for page in pages():
         blocks = [block for block in blocks_of(page) if block.code not in WITH_TEST_OF_ITS_OWN]
         scripts = [block.code for block in blocks if block.language == "python"]
@@ -129,9 +146,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, s
 
 @pytest.fixture
 def printed(outcomes: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """What each of the short examples printed."""
-    assert [outcomes[name][1] for name in SHORT if outcomes[name][1]] == []
-    return {name: outcomes[name][0] for name in SHORT}
+    """What each of the examples printed."""
+    assert [outcomes[name][1] for name in EXAMPLES if outcomes[name][1]] == []
+    return {name: outcomes[name][0] for name in EXAMPLES}
 
 
 @pytest.mark.parametrize("page", pages())
@@ -139,42 +156,34 @@ def test_code_of_a_page_runs(page: str, outcomes: dict[str, tuple[str, str]]) ->
     assert {name: failure for name, (_, failure) in outcomes.items() if name.split()[0] == page and failure} == {}
 
 
-README_SETTING = """
-model = Words()
-loader = torch.utils.data.DataLoader(torch.randint(1000, (6400, 2)), batch_size=64)
-encoder, questions, answers = torch.nn.Linear(8, 4), torch.randn(16, 8), torch.randn(16, 8)
-print("README")
-"""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Runs the callback's, the history's and the README's examples, in one process as a reader would."""
-    folder = tmp_path_factory.mktemp("readme")
-    keys = "print('KEYS', *[k.split('/')[-1] for k in trainer.callback_metrics])"
-    of_readme = [README_SETTING, README_CALLBACK, README_LOSS, "print(encoder.weight.grad.norm())"]
-    return folder, run_as_script("\n".join([CALLBACK, HISTORY, keys, *of_readme]), folder)
-
-
-def test_the_readme_s_callback_and_loss_run(trained: tuple[Path, str]) -> None:
-    output = trained[1].partition("README\n")[2]
+def test_the_readme_s_callback_and_loss_run(printed: dict[str, str]) -> None:
+    output = printed["callback"].partition("README\n")[2]
     stationarity, gradient = (float(number) for number in re.findall(r"tensor\(([\d.e-]+)\)", output))
     assert 0 <= stationarity <= 1
     assert gradient > 0
 
 
-def test_the_callback_example_is_fifteen_lines_and_prints_a_fit(trained: tuple[Path, str]) -> None:
+def test_the_callback_example_is_fifteen_lines_and_prints_a_fit(printed: dict[str, str]) -> None:
     assert len([line for line in CALLBACK.splitlines() if line.strip()]) == 15
-    error = re.search(r"tensor\(([\d.e-]+)\)", trained[1])
+    error = re.search(r"tensor\(([\d.e-]+)\)", printed["callback"])
     assert error is not None
     assert float(error.group(1)) < 0.1
 
 
-def test_the_history_example_reads_what_the_run_left(trained: tuple[Path, str]) -> None:
-    line = next(line for line in trained[1].splitlines() if line.startswith("table.weight"))
+def test_the_history_example_reads_what_the_run_left(printed: dict[str, str]) -> None:
+    line = next(line for line in printed["callback"].splitlines() if line.startswith("table.weight"))
     assert "R⁴ = lr·V² / (2·lambda_rad)" in line
     assert int(line.split()[-2]) % 1000 == 0
     assert 0 < float(line.split()[-1]) < 20
+
+
+FITS = """
+import sys
+from lightning_normdyn.cli.main import main
+for name in sys.argv[1:]:
+    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={name}"]
+    assert main(["fit", "--config", f"{name}.yaml", *logger]) == 0
+"""
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +195,14 @@ def swapped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     after = block_under(LOSSES, "Which norms the loss keeps", "yaml", containing="learnable_temperature: true")
     after = f"  {after}"
     configs = {"cosine": before, "learnable": re.sub(r"  init_args:.*\n", after, before, count=1)}
-    logged = {}
     for name, config in configs.items():
         (folder / f"{name}.yaml").write_text(config, encoding="utf-8")
-        code = "import sys; from lightning_normdyn.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={name}"]
-        command = [sys.executable, "-c", code, "fit", "--config", f"{name}.yaml", *logger]
-        run = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
-        assert run.returncode == 0, run.stderr
+    run = subprocess.run(
+        [sys.executable, "-c", FITS, *configs], capture_output=True, text=True, cwd=folder, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    logged = {}
+    for name in configs:
         with next((folder / name).rglob("metrics.csv")).open(encoding="utf-8") as metrics:
             logged[name] = set(metrics.readline().strip().split(","))
     return logged
@@ -224,15 +233,8 @@ def test_the_levers_example_gives_the_numbers_beside_it(printed: dict[str, str])
     assert finite
 
 
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Runs the example of the encoders, on the retriever."""
-    keys = "print('KEYS', *[k.split('/')[-1] for k in trainer.callback_metrics if k.startswith('normdyn/query/')])"
-    return run_as_script("\n".join([RETRIEVER, ENCODER, keys]), tmp_path_factory.mktemp("encoder"))
-
-
-def test_the_encoder_example_prints_the_degree_of_one_layer(encoded: str) -> None:
-    degree, error = re.findall(r"tensor\(([\d.e-]+)\)", encoded)
+def test_the_encoder_example_prints_the_degree_of_one_layer(printed: dict[str, str]) -> None:
+    degree, error = re.findall(r"tensor\(([\d.e-]+)\)", printed["encoder"])
     assert float(degree) == pytest.approx(1, abs=1e-3)
     assert float(error) > 0.2
 
@@ -242,9 +244,10 @@ def keys_of(output: str) -> set[str]:
 
 
 def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(
-    trained: tuple[Path, str], encoded: str
+    printed: dict[str, str],
 ) -> None:
-    logged = keys_of(trained[1]) | keys_of(encoded)
+    keys = keys_of(printed["callback"]) | {key for key in keys_of(printed["encoder"]) if key.startswith("query/")}
+    logged = {key.rpartition("/")[2] for key in keys}
     of_losses = {"temperature", "gamma_query", "gamma_document", "bias"}
     of_losses |= {"accuracy", "mean_rank", "alignment", "uniformity", "effective_temperature"}
     of_longer_runs = {"equilibrium_slope_stderr", "forecast_slope_stderr"}  # few rows are judged in so few steps
@@ -259,12 +262,11 @@ def of_diagnostics() -> set[str]:
     return {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
 
 
-def test_the_diagnostics_example_logs_what_its_table_says(tmp_path: Path) -> None:
-    keys = "print('KEYS', *[k.removeprefix('normdyn/validation/') for k in trainer.callback_metrics])"
-    logged = run_as_script(f"{DIAGNOSTICS}\n{keys}", tmp_path).partition("KEYS ")[2].split()
+def test_the_diagnostics_example_logs_what_its_table_says(printed: dict[str, str]) -> None:
+    logged = {key.removeprefix("validation/") for key in keys_of(printed["diagnostics"])}
     short = {name for name in logged if not name.endswith(("_low", "_high", "_frequency"))}
     assert short == of_diagnostics()
-    assert {"correlation_frequency", "partial_frequency_low", "partial_length_high"} <= set(logged)
+    assert {"correlation_frequency", "partial_frequency_low", "partial_length_high"} <= logged
 
 
 def test_the_votes_example_prints_no_residual_and_leaves_a_figure(printed: dict[str, str]) -> None:
@@ -280,17 +282,8 @@ def test_the_calibration_example_finds_norms_that_help_and_clears_length(printed
     assert shapes == "torch.Size([150, 10]) torch.Size([600, 32])"
 
 
-def test_a_task_of_ones_own_trains_and_is_measured(tmp_path: Path) -> None:
-    run = """
-from pytorch_lightning import Trainer, seed_everything
-seed_everything(0)
-trainer, model, data = Trainer(max_epochs=10, logger=False), Sketches(lr=0.01), SketchData(batch_size=50)
-before = trainer.test(model, datamodule=data, verbose=False)[0]
-trainer.fit(model, datamodule=data)
-after = trainer.test(model, datamodule=data, verbose=False)[0]
-print(before["test/mrr@10"], after["test/mrr@10"])
-"""
-    before, after = (float(number) for number in run_as_script(OWN_TASK + run, tmp_path).split()[-2:])
+def test_a_task_of_ones_own_trains_and_is_measured(printed: dict[str, str]) -> None:
+    before, after = (float(number) for number in printed["task of one's own"].split()[-2:])
     assert after > before + 0.2
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
+from bad_direction_calls import DIRECTION_CALLS
 from bad_record_calls import INTERACTIONS, RECORD_CALLS
 from bad_statistic_calls import STATISTIC_CALLS
 from bad_task_calls import TASK_CALLS
@@ -19,6 +20,7 @@ from lightning_normdyn.callbacks import (
     HardNegativeMining,
     NormDynamics,
     NormTrajectoryMonitor,
+    StepTime,
 )
 from lightning_normdyn.datasets import GradedPairs, Interactions, Judgements, KnowledgeGraph, LabelledTexts, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
@@ -818,6 +820,7 @@ def _callbacks() -> Iterator[BadCall]:
         save=NOT_FLAG,
         **MINING,
     )
+    yield from each(kind, StepTime, {}, warmup_steps=[-1, 1.5], steps=NOT_COUNT)
     shared = {
         "every_n_steps": NOT_COUNT,
         "targets": ["", [], 3, [3], None],
@@ -910,4 +913,5 @@ def _files() -> Iterator[BadCall]:
 
 
 GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _mining, _callbacks, _files)
-CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *STATISTIC_CALLS, *RECORD_CALLS, *TASK_CALLS]
+WRITTEN_APART = (*STATISTIC_CALLS, *DIRECTION_CALLS, *RECORD_CALLS, *TASK_CALLS)
+CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *WRITTEN_APART]

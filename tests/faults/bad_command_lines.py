@@ -83,6 +83,7 @@ def _numbers() -> Iterator[BadWords]:
     kind = "words: whole numbers"
     options = {
         "--steps": ["demo"], "--seeds": ["grid", "--config", "sts.yaml"], "--jobs": ["grid", "--config", "sts.yaml"],
+        "--max-seeds": ["grid", "--config", "sts.yaml", "--sequential"],
         "--batch-size": MODEL, "--max-length": MODEL, "--sample": EXPORT, "--chunk-size": EXPORT,
     }  # fmt: skip
     for option, words in options.items():
@@ -94,7 +95,8 @@ def _numbers() -> Iterator[BadWords]:
     kind = "words: numbers"
     options = {
         "--temperature": ADVISE, "--interval": ["watch", "run", "--once"], "--timeout": ["watch", "run"],
-        "--lr-factors": ["grid", "--config", "sts.yaml"],
+        "--lr-factors": ["grid", "--config", "sts.yaml"], "--temperatures": ["grid", "--config", "sts.yaml"],
+        "--margin": ["grid", "--config", "sts.yaml"], "--budget": ["grid", "--config", "sts.yaml", "--sequential"],
     }  # fmt: skip
     for option, words in options.items():
         for value in NOT_POSITIVE:
@@ -138,6 +140,8 @@ def _flags() -> Iterator[BadWords]:
         "--overwrite": [AUDIT, EXPORT, ["predict", "--config", "sts.yaml"], ["configs", "sts.yaml"]],
         "--terminal": [["watch", "run"]],
         "--once": [["watch", "run"]],
+        "--sequential": [["grid", "--config", "sts.yaml"]],
+        "--plan": [["grid", "--config", "sts.yaml"]],
         "--quick": [["reproduce"]],
         "--augment": [EXPORT],
     }
@@ -375,6 +379,16 @@ def _indexes() -> Iterator[BadWords]:
     yield BadWords(kind, [*EXPORT, "--append", "--overwrite"], "append|overwrite")
     yield BadWords(kind, [*export, "--to", "qdrant", "--out", "inputs/file"], "out")
     yield BadWords(kind, [*export, "--to", "lancedb", "--out", "s3://x"], "lancedb|out")
+    for to, out in (("elasticsearch", "x.ndjson"), ("opensearch", "x.ndjson"), ("vespa", "x.jsonl")):
+        feed = [*export, "--to", to, "--out", out]
+        for words in (
+            ["--name", "A b"],
+            ["--dtype", "float16"],
+            ["--index", "sq8"],
+            ["--ef-search", "9"],
+            ["--out", "x"],
+        ):
+            yield BadWords(kind, [*feed, *words], words[0].lstrip("-").replace("-", "_"))
     for words in (["--upsert"], ["--payload", "all"], ["--payload", "a", "--payload", "b"]):
         yield BadWords(kind, [*EXPORT, *words], words[0].lstrip("-"))
     yield BadWords(kind, [*export, "--to", "qdrant", "--out", "db", "--payload", "title"], "payload")
@@ -387,6 +401,8 @@ def _indexes() -> Iterator[BadWords]:
         (["--to", "npy", "--out", "x.npy"], "out"),
         (["--to", "npy", "--index", "nope"], "index"),
         (["--to", "npy", "--dtype", "int8"], "dtype"),
+        (["--to", "vespa"], "to"),
+        (["--to", "npy", "--dim", "many"], "dim"),
         (["--function", "nope"], "function"),
         (["--function", "no_such_module:x"], "function"),
         (["--function", "json:nope"], "function"),
@@ -429,6 +445,10 @@ def _combinations() -> Iterator[BadWords]:
         (["audit", "--checkpoint", "inputs/bare.ckpt", "--engine", "ray"], "engine"),
         ([*MODEL, "--engine", "ray"], "engine"),
         (["grid", "--config", "sts.yaml", "--engine", "ray", "--jobs", "2"], "jobs"),
+        (["grid", "--config", "sts.yaml", "--max-seeds", "5"], "max_seeds"),
+        (["grid", "--config", "sts.yaml", "--budget", "5"], "budget"),
+        (["grid", "--config", "sts.yaml", "--sequential", "--seeds", "1"], "seeds"),
+        (["grid", "--config", "sts.yaml", "--plan", "--variants", "cosine"], "variants"),
         (
             [
                 "export",
@@ -449,6 +469,8 @@ def _combinations() -> Iterator[BadWords]:
         ([*ADVISE, "--ckpt_path", "inputs/bare.ckpt"], "ckpt_path"),
         (["advise", "--config", "sts.yaml", "--judgements", "inputs/good.tsv"], "judgements"),
         (["advise", "--config", "sts.yaml", "--column", "a"], "column"),
+        (["advise", "--config", "sts.yaml", "--chunks", "inputs/good.tsv"], "chunks"),
+        ([*ADVISE, "--chunks", "inputs/good.tsv"], "chunks"),
         (["advise", "--config", "sts.yaml", "--texts", "inputs/texts.txt"], "texts"),
         (["advise", "--config", "sts.yaml", "--covariates", "inputs/good.tsv"], "covariates"),
         (["advise", "--config", "sts.yaml", "--normalization", "qnorm"], "normalization"),

@@ -262,41 +262,6 @@ def _retrieval() -> Iterator[BadCall]:
         labels=[None, labels[:3], labels.float(), "a"],
         level=[0, 95, NAN],
     )
-    zero_row = documents.index_fill(0, torch.tensor(3), 0)
-    for function, wrong_exponents in ((retrieval.norm_weights, []), (retrieval.cluster_by_norm, ["2"])):
-        options = {} if function is retrieval.norm_weights else {"clusters": 3, "engine": "faiss"}
-        yield from each(
-            kind,
-            function,
-            {"embeddings": documents, **options},
-            embeddings=[None, documents[0], documents[:0], documents.long(), documents / 0, zero_row],
-            exponent=[NAN, float("inf"), "a", *wrong_exponents],
-        )
-    yield from each(
-        kind,
-        retrieval.cluster_by_norm,
-        {"embeddings": documents, "clusters": 3},
-        clusters=[0, 13, 2.5, "3"],
-        engine=["spark", None, 3],
-        seed=[-1, 1.5, "0"],
-        restarts=[0, -1, 1.5],
-        iterations=[0, -1, 1.5],
-    )
-    yield from each(
-        kind,
-        retrieval.compare_clusterings,
-        {"embeddings": documents, "labels": labels, "exponents": [1.0], "seeds": 2, "restarts": 1},
-        embeddings=[None, documents[0], documents * 0, documents.long(), documents / 0],
-        labels=[labels[:3], labels.float(), labels * 0, "a", torch.arange(12)],
-        clusters=[0, 1, 7, 2.5, "3"],
-        exponents=[[], [0.0], ["a"], [NAN], None, "12", 1.0],
-        engine=["spark", None, 3],
-        seeds=[0, 1, 1.5],
-        restarts=[0, -1, 1.5],
-        level=[0, 95, NAN],
-        generator=[3, "a"],
-        progress=[3, "a"],
-    )
     yield from each(
         kind,
         retrieval.conformal_threshold,

@@ -26,15 +26,17 @@ def _tasks() -> Iterator[BadCall]:
     shared = {
         "lr": NOT_POSITIVE,
         "weight_decay": [-1.0, NAN, INF, "0", None],
-        "schedule": ["linear", 3, None],
+        "schedule": ["step", 3, None],
         "warmup": [-0.1, 1.0, NAN, "0.1", None],
         "temperature": NOT_POSITIVE,
         "normalization": ["cos", 3],
         "colour": ["red"],
     }
-    yield from each(kind, tasks.Sts, {}, encoder=[3, "bert"], symmetric=NOT_FLAG, **shared)
+    texts = {"encoder": [3, "bert"], "mini_batch_size": [0, 1.5, "3"], "layer_decay": [0, 1.5, NAN, "0.9", None, 0.9]}
+    yield from each(kind, tasks.Sts, {}, symmetric=NOT_FLAG, **texts, **shared)
     yield from each(kind, tasks.ImageText, {}, towers=[3, "clip"], symmetric=NOT_FLAG)
-    yield from each(kind, tasks.Retrieval, {}, encoder=[3, "bert"], shared_encoder=NOT_FLAG)
+    yield from each(kind, tasks.Retrieval, {}, shared_encoder=NOT_FLAG, **texts)
+    yield from each(kind, tasks.StartingPoint, {}, queries=NOT_COUNT, documents=NOT_COUNT)
     yield from each(kind, tasks.Rag, {}, encoder=[3], reader=[3, "t5"], passages=NOT_COUNT)
     yield from each(kind, tasks.FewShot, {}, encoder=[3, "vit"], normalization=["euclid", 3])
     yield from each(
@@ -72,6 +74,8 @@ def _tasks() -> Iterator[BadCall]:
         normalization=["cos", 3],
         colour=["red"],
     )
+    yield from each(kind, encoders.Lora, {}, rank=NOT_COUNT, alpha=NOT_POSITIVE, dropout=[-0.1, 1.0, NAN, "0", None],
+                    modules=[3, "", [""], None])  # fmt: skip
     yield from each(kind, encoders.SmallTextEncoder, {}, dim=NOT_COUNT, buckets=NOT_COUNT, hidden=NOT_COUNT,
                     max_words=NOT_COUNT, dropout=[-0.1, 1.5, NAN, "0"])  # fmt: skip
     yield from each(kind, encoders.SmallImageEncoder, {}, size=NOT_COUNT, channels=NOT_COUNT, width=NOT_COUNT,
@@ -134,7 +138,9 @@ def _data() -> Iterator[BadCall]:
     )
     shared = {"batch_size": NOT_COUNT, "evaluation_batch_size": NOT_COUNT, "workers": NOT_NATURAL}
     source = {"source": [3, "sts", object]}
-    yield from each(kind, tasks.StsData, {}, alike_above=[NAN, INF, "3", None], **source, **shared)
+    yield from each(
+        kind, tasks.StsData, {}, alike_above=[NAN, INF, "3", None], grades=["some", 3, None], **source, **shared
+    )
     yield from each(
         kind,
         tasks.ImageTextData,
@@ -155,6 +161,7 @@ def _data() -> Iterator[BadCall]:
         hard_negatives=NOT_NATURAL,
         hard_negatives_from=[3, None, "", "mining"],
         triples=[3, "a.tsv"],
+        also=["a", [3], 3],
         **source,
     )
     yield from each(kind, tasks.RagData, {}, **source)
@@ -242,7 +249,7 @@ def _bad_values(option: Option) -> list[Any]:
         bad = ["nope", 3]
     elif option.value.metavar == "N":
         bad = [-1, 1.5, "three", True, NAN]
-    elif option.value.metavar in ("F", "SECONDS"):
+    elif option.value.metavar in ("F", "SECONDS", "MINUTES"):
         bad = [0, -1.0, NAN, INF, "a", True]
     elif option.value.metavar in ("A", "G"):
         bad = [NAN, INF, "a", True]

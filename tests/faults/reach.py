@@ -22,7 +22,9 @@ MADE_BY_THE_PACKAGE = (
     "instruments.Recorder", "instruments.TableWatch", "retrieval.HardNegatives",
 )  # fmt: skip
 """Classes that are public for what they can be asked; functions and observers of the package make them, checked."""
-COMMANDS = ("demo", "report", "watch", "reproduce", "configs", "grid", "advise", "predict", "audit", "export")
+COMMANDS = (
+    "demo", "report", "watch", "reproduce", "configs", "grid", "advise", "predict", "audit", "export", "check_store",
+)  # fmt: skip
 
 
 def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -82,6 +84,6 @@ def untouched_options(lines: Iterable[BadWords]) -> set[str]:
         for option in command.options:
             spelled = command.shell.spelled(option.name)
             is_named = option.name not in command.shell.positional and option.name != command.shell.overrides
-            if is_named and (name, spelled) not in given:
+            if is_named and (name.replace("_", "-"), spelled) not in given:
                 untouched.add(f"{name} {spelled}")
     return untouched

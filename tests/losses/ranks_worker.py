@@ -256,22 +256,51 @@ def run(model, wanted, world, rank, *, steps=2, chunk_size=None, accumulate=1, g
 
 
 def disagree(world, rank, what):
-    """What a rank is told when one of them is given something else than the others."""
+    """What a rank is told when one of them is given something else than the others, or has another loss."""
     generator = torch.Generator().manual_seed(rank)
     queries, documents = torch.randn(2, 5, D, generator=generator)
     differs = rank == 0
     options = {what: torch.arange(5)} if differs and what in ("labels", "document_ids") else {}
     if what == "double" and differs:
         queries, documents = queries.double(), documents.double()
-    if what == "nan" and differs:
-        queries = queries * torch.nan
     if not (what == "detached" and differs):
         documents.requires_grad_()
+    settings = {"prefixes": [2, 4 + rank]} if what == "prefixes" else {}
     try:
-        InfoNCE(symmetric=True)(queries.requires_grad_(), documents, **options)
+        if what == "num_classes":
+            CosFace(5 + rank, D)(queries, torch.arange(5))
+        else:
+            InfoNCE(symmetric=True, **settings)(queries.requires_grad_(), documents, **options)
     except ValueError as error:
         return str(error)
     return "nothing"
+
+
+FINITE = ((InfoNCE, {"symmetric": True}), (CoSENT, {}), (Late, {}), (Shared, {"share_documents": True}), (Views, {}))
+
+
+def of_nan(rank, make, settings):
+    """What a rank is told when the queries of the first are NaN."""
+    generator = torch.Generator().manual_seed(rank)
+    queries, documents = torch.randn(2, 5, D, generator=generator)
+    numbers = {"document_ids" if make in (Late, Shared) else "labels": torch.arange(5) + 5 * rank}
+    options = {"grades": torch.arange(5.0)} if make is CoSENT else {} if make is InfoNCE else numbers
+    try:
+        make(**settings)(queries * (torch.nan if rank == 0 else 1), documents, **options)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+DISAGREEMENTS = {
+    "labels": "labels",
+    "document_ids": "document_ids",
+    "documents": "detached",
+    "queries": "double",
+    "prefixes": "prefixes",
+    "num_classes": "num_classes",
+}
+"""What one rank has otherwise, by the argument that is to be named."""
 
 
 def main(folder):
@@ -304,8 +333,8 @@ def main(folder):
         found["evaluation"] = Towers(InfoNCE, symmetric).eval()(share(everything({}, 0), world, rank))
     alone = Towers(InfoNCE, {"gather": False})
     found["not gathered"] = alone(share(everything({}, 0), world, rank)).detach()
-    found["disagreeing"] = [disagree(world, rank, name) for name in ("labels", "document_ids", "detached", "double")]
-    found["not finite"] = disagree(world, rank, "nan")
+    found["disagreeing"] = [disagree(world, rank, name) for name in DISAGREEMENTS.values()]
+    found["not finite"] = [of_nan(rank, *case) for case in FINITE]
     torch.save(found, Path(folder) / f"world-{world}-rank-{rank}.pt")
 
 

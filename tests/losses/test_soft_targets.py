@@ -413,3 +413,13 @@ def test_ids_beside_a_list_are_refused_by_the_name_under_which_they_came(name):
 def test_equal_grades_have_no_order_to_train():
     with pytest.warns(UserWarning, match="^grades: all pairs of the batch have the same, so the loss is 0"):
         assert CoSENT()(Q, C[:4], torch.full((4,), 0.5)) == 0
+
+
+def test_a_teachers_scores_whose_squares_leave_float32_are_named():
+    """Not the queries, which are in order; a higher temperature of the teacher's, as said, lets them through."""
+    (queries, documents), scores = torch.randn(2, 3, 4), torch.tensor([[1e30, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    hard = torch.randn(3, 1, 4)
+    with pytest.raises(ValueError, match=r"teacher_scores: up to 1e\+30 .* raise teacher_temperature"):
+        MarginMSE()(queries, documents, hard_negatives=hard, teacher_scores=scores)
+    loss = MarginMSE(teacher_temperature=1e20)(queries, documents, hard_negatives=hard, teacher_scores=scores)
+    assert loss.isfinite()

@@ -20,6 +20,7 @@ from lightning_normdyn.callbacks import (
     HardNegativeMining,
     NormDynamics,
     NormTrajectoryMonitor,
+    StepTime,
 )
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.instruments import NormObserver
@@ -88,17 +89,20 @@ from lightning_normdyn.retrieval import (
     explain_gain,
     export_vectors,
     filter_table,
+    hubness,
+    k_occurrences,
     likelihood_exponent,
     mine_hard_negatives,
     norm_aware_top_k,
     norm_weights,
+    popularity_share,
     quantile_bands,
     recall_auroc,
     specificity_table,
     sweep_alpha,
     uncertainty_agreement,
 )
-from lightning_normdyn.retrieval.audit import audit_norms
+from lightning_normdyn.retrieval.audit import audit_norms, direction_health
 
 WINGS = ("callbacks", "instruments", "levers", "losses", "metrics", "retrieval", "retrieval.audit")
 QUERIES = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
@@ -136,6 +140,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "callbacks.EquilibriumFitMonitor": EquilibriumFitMonitor,
     "callbacks.GradientSplitMonitor": GradientSplitMonitor,
     "callbacks.HardNegativeMining": HardNegativeMining,
+    "callbacks.StepTime": StepTime,
     "callbacks.NormDynamics": NormDynamics,
     "callbacks.NormTrajectoryMonitor": NormTrajectoryMonitor,
     "instruments.NormObserver": observer,
@@ -211,6 +216,8 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.filter_table": lambda **options: filter_table(
         QUERIES, DOCUMENTS, JUDGEMENTS, **({"resamples": 20} | options)
     ),
+    "retrieval.hubness": lambda **options: hubness(DOCUMENTS, **options),
+    "retrieval.k_occurrences": lambda **options: k_occurrences(CLASSES.unsqueeze(1), **({"documents": 8} | options)),
     "retrieval.likelihood_exponent": lambda **options: likelihood_exponent(
         DOCUMENTS, torch.ones(4), torch.eye(4).repeat(2, 1), **options
     ),
@@ -219,6 +226,9 @@ CALLS: dict[str, Callable[..., object]] = {
     ),
     "retrieval.norm_aware_top_k": lambda **options: norm_aware_top_k(
         QUERIES, DOCUMENTS, normalization="learnable", **({"k": 2, "gamma_document": 0.5} | options)
+    ),
+    "retrieval.popularity_share": lambda **options: popularity_share(
+        CLASSES.unsqueeze(1), **({"documents": 8} | options)
     ),
     "retrieval.quantile_bands": lambda **options: quantile_bands(LENGTH, **options),
     "retrieval.specificity_table": lambda **options: specificity_table(
@@ -230,6 +240,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.uncertainty_agreement": lambda **options: uncertainty_agreement(
         CONFIDENCES, DOCUMENTS.abs(), **({"resamples": 20} | options)
     ),
+    "retrieval.audit.direction_health": lambda **options: direction_health(DOCUMENTS, **options),
     "retrieval.audit.audit_norms": lambda **options: audit_norms(lambda: [DOCUMENTS], **({"rows": 8} | options)),
 }
 NOT_THE_USERS = {
@@ -239,11 +250,14 @@ NOT_THE_USERS = {
     "instruments.OutputWatch",
     "instruments.TableWatch",
     "losses.SummedLoss",  # of losses that have checked theirs; it takes none of its bases' options
-    "retrieval.audit.Audit",  # records of what was measured
+    "retrieval.Hubness",  # records of what was measured
+    "retrieval.Popularity",
+    "retrieval.audit.Audit",
+    "retrieval.audit.DirectionHealth",
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",
 }
-COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "start_step"}
+COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "start_step", "warmup_steps"}
 MAY_BE_NEGATIVE = {
     "alpha",
     "alpha_query",

@@ -84,7 +84,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     assert "&lt;script&gt;" in page
     loads = [value for _, one in seen for name, value in one.items() if name in ("src", "href", "xlink:href")]
     assert all(value.startswith(("data:image/", "https://arxiv.org/", "#")) for value in loads)
-    assert sum(tag == "svg" for tag, _ in seen) == 6
+    assert sum(tag == "svg" for tag, _ in seen) == 8
     ids = [one["id"] for _, one in seen if "id" in one]
     assert len(ids) == len(set(ids))
     assert "id 4" not in page  # nobody listed the zero vector by id
@@ -113,7 +113,7 @@ def test_with_nothing_to_find_the_page_says_so_first(tmp_path):
     assert lead
     assert lead[1].startswith("The vectors are already of length one: there is nothing to find")
     assert numbers["ranking"] is None
-    assert sum(tag == "svg" for tag, _ in tags(page)) == 1
+    assert sum(tag == "svg" for tag, _ in tags(page)) == 2
 
 
 def of_norms(norms, **given):
@@ -176,7 +176,7 @@ def test_without_judgements_there_is_no_ranking(tmp_path):
     page, numbers = written(tmp_path, audited(judged=False))
     assert numbers["ranking"] is None
     assert "exponent of the norm" not in page
-    assert sum(tag == "svg" for tag, _ in tags(page)) == 3
+    assert sum(tag == "svg" for tag, _ in tags(page)) == 4
 
 
 def test_a_thumbnail_is_the_picture_made_small():

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lightning_normdyn.core.statistics.variant_comparison import compare_variants
-from lightning_normdyn.history.grid_findings import GridFindings, GridRun
+from lightning_normdyn.history.grid_findings import ChosenSettings, GridFindings, GridRun
 from lightning_normdyn.report import Origin
 from lightning_normdyn.report.grid import write_grid
 from lightning_normdyn.report.grid.figures import norm_ratios, norms_figure
@@ -57,6 +57,9 @@ def findings() -> GridFindings:
         advice="Take qnorm.",
         runs=runs,
         notes=["One seed."],
+        parts={"documents training wants": comparison, "other documents": comparison},
+        out_of_domain={"a <set>": {"trained": comparison, "cosine": comparison}},
+        choices={name: ChosenSettings(0.001, 0.0123, 2.0, None, 0.0875, 5) for name in SCORES},
     )
 
 
@@ -85,7 +88,7 @@ def test_the_markdown_table_is_rectangular(tmp_path) -> None:
     write_grid(tmp_path, findings())
     text = (tmp_path / "grid.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.MULTILINE)
-    assert len(tables) == 5
+    assert len(tables) == 8
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "| qnorm | 0.7000 (" in text
@@ -110,18 +113,44 @@ def test_a_single_validation_is_a_point(tmp_path) -> None:
 
 def test_the_page_names_data_command_date_and_version(tmp_path) -> None:
     origin = Origin(data="a <set>", command="normdyn grid --config 'a b.yaml'", date="2026-11-29", version="9.9")
-    text = re.sub(r"<[^>]*>", "", write_grid(tmp_path, findings(), origin=origin).read_text(encoding="utf-8"))
+    page = write_grid(tmp_path, replace(findings(), origin=origin)).read_text(encoding="utf-8")
+    text = re.sub(r"<[^>]*>", "", page)
     assert "data: a &lt;set&gt;" in text
     assert "Made on 2026-11-29 with lightning_normdyn 9.9, from a &lt;set&gt;, by normdyn grid --config" in text
     assert "&#39;a b.yaml&#39;." in text
+    norms = page[page.index('aria-label="Norm of relevant') :]
+    assert "2026-11-29 · a &lt;set&gt;</text>" in norms[: norms.index("</svg>")]
+    figure = (tmp_path / "grid.svg").read_text(encoding="utf-8")
+    assert "2026-11-29 · a &lt;set&gt;</text>" in figure
+    assert "Made on 2026-11-29 with lightning_normdyn 9.9, from a &lt;set&gt;, by normdyn grid" in figure
+    assert (tmp_path / "grid.md").read_text(encoding="utf-8").endswith(f"{origin.sentence}\n")
+
+
+def test_sets_out_of_domain_and_kinds_of_queries_have_tables_of_their_own(tmp_path) -> None:
+    tables = {table.name: table for table in grid_tables(findings())}
+    gain = findings().comparison.scores["qnorm"].gain_interval
+    cell = f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+    for name in ("parts", "also-0"):
+        assert tables[name].text().rows == [
+            ("cosine", "0.4000", "–", "0.4000", "–"),
+            ("qnorm", "0.7000", cell, "0.7000", cell),
+        ]
+    page = write_grid(tmp_path, findings()).read_text(encoding="utf-8")
+    assert "Out of domain: a &lt;set&gt;, test items: 3" in page
+
+
+def test_the_page_says_what_was_chosen_and_how_flat_that_was(tmp_path) -> None:
+    choices = {table.name: table for table in grid_tables(findings())}["choices"]
+    assert choices.text().rows[0] == ("cosine", "0.001", "+0.0123", "0.0875", "2", "–", "5")
+    assert "a choice that leads by little is flat" in choices.note
 
 
 def test_page_and_terminal_write_the_same_numbers() -> None:
     tables = {table.name: table for table in grid_tables(findings())}
-    assert list(tables) == ["scores", "floors", "cross", "diagnosis", "dynamics"]
+    assert list(tables) == ["scores", "choices", "parts", "also-0", "floors", "cross", "diagnosis", "dynamics"]
     wide, short = tables["scores"].text(), tables["scores"].short_text()
-    assert wide.head == ["variant", "mrr, 95%", "gain on cosine, 95% for all at once", "best in draws", "learning rate"]
-    assert short.head == ["variant", "mrr", "95%\ninterval", "gain on\ncosine", "95%,\nall at once", "best", "lr"]
+    assert wide.head == ["variant", "mrr, 95%", "gain on cosine, 95% for all at once", "best in draws"]
+    assert short.head == ["variant", "mrr", "95%\ninterval", "gain on\ncosine", "95%,\nall at once", "best"]
     for page_row, terminal_row in zip(wide.rows, short.rows, strict=True):
         numbers = re.findall(r"[+\d.]+%?|–$", " ".join(page_row[1:]))
         assert numbers == re.findall(r"[+\d.]+%?", " ".join(terminal_row[1:]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_normdyn import retrieval
+from lightning_normdyn import core, retrieval
 from lightning_normdyn.core.array_conversion import as_tensor, as_tensors
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import audit
@@ -211,6 +211,15 @@ CALLS = {
     "cluster_by_norm": lambda x: retrieval.cluster_by_norm(x.documents, 3),
     "compare_clusterings": lambda x: retrieval.compare_clusterings(x.documents, x.classes, exponents=[1.0], seeds=2),
     "MiningSource": filled_table,
+    "hubness": lambda x: retrieval.hubness(x.documents, k=3),
+    "k_occurrences": lambda x: retrieval.k_occurrences(x.negatives, M),
+    "popularity_share": lambda x: retrieval.popularity_share(x.negatives, M),
+    "direction_health": lambda x: audit.direction_health(x.documents),
+    "direction_health of chunks": lambda x: audit.direction_health([x.documents, x.queries]),
+    "effective_rank": lambda x: core.effective_rank(x.documents),
+    "uniformity": lambda x: core.uniformity(x.documents),
+    "common_direction": lambda x: core.common_direction(x.documents),
+    "alignment": lambda x: core.alignment(x.documents, x.documents, groups=x.owners),
     "audit_norms": norm_audit,
 }
 
@@ -269,7 +278,8 @@ OF_EMBEDDINGS = (
     "exact_top_k, exact_top_k of chunks, norm_aware_top_k, scores, fold_documents, sweep_alpha, sweep_alpha of chunks, "
     "rescaled, export_vectors, mine_hard_negatives, retrieval_confidences, filter_table, QueryBankNormalization, "
     "CrossDomainLocalScaling, baseline_scores, confound_report, audit_norms, recall_auroc, norm_weights, "
-    "cluster_by_norm, compare_clusterings"
+    "cluster_by_norm, compare_clusterings, "
+    "hubness, direction_health, direction_health of chunks, effective_rank, uniformity, common_direction"
 )
 
 

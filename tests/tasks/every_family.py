@@ -19,6 +19,9 @@ from resource import RUSAGE_SELF, getrusage
 import torch
 from pytorch_lightning import LightningDataModule
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "training_loops"))
+from small_transformers import write_bert
+
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses.euclidean import SquaredEuclidean
@@ -36,19 +39,19 @@ BATCHES = {
 }
 
 
-def train_every_family(devices: int) -> dict[str, str]:
+def train_every_family(devices: int, encoder: Path) -> dict[str, str]:
     """Name of each training to the normalization that its loss had, or to what went wrong."""
     trained = {}
     for config in CONFIGS:
-        trained |= train_family(config, devices)
+        trained |= train_family(config, devices, encoder)
         gc.unfreeze()
     return trained
 
 
-def train_family(config: Path, devices: int) -> dict[str, str]:
+def train_family(config: Path, devices: int, encoder: Path) -> dict[str, str]:
     trained, data = {}, None
     for variant, precision in trainings_of(config.stem, devices):
-        cli = configured(config, variant, precision, devices)
+        cli = configured(config, variant, precision, devices, encoder)
         data = cli.datamodule if data is None else data  # read once for all
         outcome = one_step(cli, data, validates=variant == variants_of(config.stem)[0])
         trained[f"{config.stem} {variant} {precision}"] = outcome if freed(cli, data) else "still in memory"
@@ -77,7 +80,7 @@ def variants_of(family: str) -> tuple[str, ...]:
     return (*ContrastiveTask.variants, "euclidean") if family == "fewshot" else ContrastiveTask.variants
 
 
-def configured(config: Path, variant: str, precision: str, devices: int) -> NormdynCLI:
+def configured(config: Path, variant: str, precision: str, devices: int, encoder: Path) -> NormdynCLI:
     words = [
         "--config",
         str(config),
@@ -86,6 +89,7 @@ def configured(config: Path, variant: str, precision: str, devices: int) -> Norm
     ]
     words += ["--trainer.fast_dev_run=true", f"--trainer.precision={precision}"]
     words += [f"--trainer.devices={devices}", "--trainer.strategy=ddp" if devices > 1 else "--trainer.strategy=auto"]
+    words += [f"--model.encoder.model={encoder}"] if config.stem == "finetune" else []
     words += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     return NormdynCLI(words, run=False)
 
@@ -112,9 +116,10 @@ def peak_gib() -> float:
 
 
 def main(folder: Path) -> None:
-    with quiet_lightning():
-        trained = train_every_family(int(os.environ.get("WORLD_SIZE", "1")))
     rank = os.environ.get("RANK", "0")
+    encoder = write_bert(folder / f"bert-{rank}", ["return", "the", "file", "list"], max_position_embeddings=64)
+    with quiet_lightning():
+        trained = train_every_family(int(os.environ.get("WORLD_SIZE", "1")), encoder)
     (folder / f"rank-{rank}.json").write_text(json.dumps({"trained": trained, "peak GiB": peak_gib()}))
 
 

@@ -1,5 +1,7 @@
 """What a grid concludes, of trainings whose truth is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from grid_runs import a_grid, a_run
@@ -7,12 +9,13 @@ from grid_runs import a_grid, a_run
 from lightning_normdyn.core import cohens_d, fisher_condition_number, safe_norm
 from lightning_normdyn.core.statistics.variant_comparison import compare_variants
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.history.grid_findings import read_grid_run, write_grid_run
+from lightning_normdyn.history.grid_findings import Trial, read_grid_run, write_grid_run
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
-from lightning_normdyn.tasks.grid.findings import choose_lrs, find
+from lightning_normdyn.tasks.grid.findings import find
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
+from lightning_normdyn.tasks.grid.tuning import Choice, beyond, choose, lead
 
 ASYMMETRIC, SYMMETRIC = FunctionalSymmetry(False, "made up"), FunctionalSymmetry(True, "made up")
 BETTER = {"cosine": 0.0, "dot": 0.0, "qnorm": 0.1, "dnorm": 0.02, "learnable": 0.05}
@@ -25,7 +28,39 @@ def test_each_variant_takes_the_rate_that_validation_likes() -> None:
         a_run("dot", lr=1e-3, validation=0.5),
         a_run("dot", lr=3e-3, validation=None),
     ]
-    assert choose_lrs(runs) == {"cosine": 3e-3, "dot": 1e-3}
+    assert choose(runs) == {"cosine": Choice(3e-3), "dot": Choice(1e-3)}
+
+
+def test_each_variant_takes_the_temperature_that_validation_likes_and_says_by_how_much() -> None:
+    tried = {(1e-3, 1.0): 0.40, (3e-3, 1.0): 0.50, (9e-3, 1.0): None, (3e-3, 0.5): 0.44, (3e-3, 2.0): 0.57}
+    runs = [
+        a_run("cosine", lr=lr, warmth=warmth, validation=value, temperature=0.05 * warmth)
+        for (lr, warmth), value in tried.items()
+    ]
+    repeat = a_run("cosine", lr=3e-3, warmth=2.0, seed=1, validation=0.1, temperature=0.3)
+    found = find([*runs, repeat], task="t", symmetry=ASYMMETRIC)
+    assert found.comparison.seeds == 2
+    settings = found.choices["cosine"]
+    assert (settings.lr, settings.warmth, settings.trials) == (3e-3, 2.0, 5)
+    assert settings.warmth_lead == pytest.approx(0.57 - 0.50)
+    assert settings.lr_lead is None  # at twice the temperature no other rate was tried
+    assert settings.temperature == pytest.approx((0.1 + 0.3) / 2)
+    assert [trial[:2] for trial in found.trials["cosine"]] == sorted(tried)
+
+
+def test_a_rate_is_judged_among_trials_of_its_temperature() -> None:
+    trials = [Trial(0.1, 1.0, None, 0.5), Trial(0.3, 1.0, None, 0.6), Trial(0.1, 2.0, None, 0.9)]
+    assert lead(trials, Choice(0.3), "lr") == pytest.approx(0.1)
+    assert lead(trials, Choice(0.1, 2.0), "warmth") == pytest.approx(0.4)
+    assert lead(trials, Choice(0.3), "warmth") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "expected"),
+    [([0.5, 1.0, 2.0], 0.5, 0.25), ([0.5, 1.0, 2.0], 1.0, None), ([0.5, 1, 3], 3, 9.0), ([1.0], 1.0, None)],
+)
+def test_a_list_goes_on_where_the_best_is_its_last(values, value, expected) -> None:
+    assert beyond(values, value) == expected
 
 
 def test_later_seeds_have_no_say_in_the_rate() -> None:
@@ -85,10 +120,57 @@ def test_runs_at_other_rates_do_not_enter() -> None:
 def test_no_difference_is_an_answer() -> None:
     alike = dict.fromkeys(BETTER, 0.0)
     found = find(a_grid(alike), task="t", symmetry=ASYMMETRIC)
-    assert found.advice.startswith("No difference that 3 seeds and 80 test items can show")
+    assert found.comparison.answer == "undecided"
+    assert found.advice.startswith("Too small to see with 3 seeds and 80 test items (ndcg@10: cosine 0.")
+    assert found.advice.endswith(
+        f"The smallest gain that would have been seen four times in five is {found.comparison.visible_gain:.3g}."
+    )
     assert found.symmetry[1] == "undecided"
+    coarse = find(a_grid(alike), task="t", symmetry=ASYMMETRIC, margin=0.05)
+    assert coarse.comparison.answer == "no gain"
+    assert coarse.advice.startswith("No gain that matters: no variant gains 0.05 or more over cosine, at most +0.0")
+    assert f"{coarse.comparison.largest_gain:+.4f} (ndcg@10 0." in coarse.advice
+    looked = find(a_grid(alike), task="t", symmetry=ASYMMETRIC, margin=0.05, looks=(3, 4, 5))
+    assert "; 95% over all looks): stay with cosine" in looked.advice
     one_seed = find(a_grid(alike, seeds=1), task="t", symmetry=ASYMMETRIC)
     assert one_seed.notes[0].startswith("One seed")
+
+
+def test_gains_are_told_apart_by_whether_training_wants_the_documents() -> None:
+    """A gain of 0.2 on the first thirty of eighty queries alone, those whose documents training wants."""
+    in_training = [place < 30 for place in range(80)]
+    runs = [
+        replace(run, in_training=in_training, values={**run.values, "trained": raised(run)})
+        for run in a_grid({"cosine": 0.0, "qnorm": 0.0})
+    ]
+    found = find(runs, task="t", symmetry=ASYMMETRIC)
+    seen, new = found.parts.values()
+    assert (seen.queries, new.queries) == (30, 50)
+    assert seen.scores["qnorm"].gain == pytest.approx(0.2, abs=0.01)
+    assert not new.scores["qnorm"].gain_interval.excludes_zero
+    (note,) = (note for note in found.notes if note.startswith("Of qnorm's gain"))
+    total = found.comparison.scores["qnorm"].gain
+    parts = [30 / 80 * seen.scores["qnorm"].gain, 50 / 80 * new.scores["qnorm"].gain]
+    assert total == pytest.approx(sum(parts))
+    assert f"{total:+.4f} over cosine come {parts[0]:+.4f} from the 30 items whose documents training wants" in note
+    assert f"and {parts[1]:+.4f} from the 50 others" in note
+    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=ASYMMETRIC).parts == {}
+
+
+def raised(run) -> list[float]:
+    gain = 0.2 if run.variant == "qnorm" else 0.0
+    return [value + gain * (place < 30) for place, value in enumerate(run.values["trained"])]
+
+
+def test_sets_out_of_domain_are_compared_by_both_scores() -> None:
+    runs = [
+        replace(run, out_of_domain={"fiqa": {"trained": run.values["trained"][:40], "cosine": [0.5, None] * 20}})
+        for run in a_grid({"cosine": 0.0, "qnorm": 0.1})
+    ]
+    found = find(runs, task="t", symmetry=ASYMMETRIC).out_of_domain["fiqa"]
+    assert found["trained"].scores["qnorm"].gain == pytest.approx(0.1, abs=0.02)
+    assert (found["trained"].queries, found["cosine"].queries) == (40, 20)
+    assert found["cosine"].scores["qnorm"].gain == 0
 
 
 def test_the_rule_of_symmetry_can_be_contradicted() -> None:
@@ -96,7 +178,8 @@ def test_the_rule_of_symmetry_can_be_contradicted() -> None:
     assert find(runs, task="t", symmetry=SYMMETRIC).symmetry[1] == "contradicted"
     worse = find(a_grid({"cosine": 0.1, "dot": 0.1, "qnorm": 0.0, "dnorm": 0.0}), task="t", symmetry=SYMMETRIC)
     assert worse.symmetry[1] == "agreed"
-    assert worse.advice.startswith("No difference")  # dot is as good as cosine
+    assert worse.comparison.answer == "undecided"  # dot is as good as cosine
+    assert worse.advice.startswith("Too small to see")
     with pytest.raises(ValueError, match="expected cosine as the reference"):
         check_symmetry(SYMMETRIC, compare_variants({"dot": torch.rand(1, 5)}, reference="dot"))
     without = find(a_grid({"cosine": 0.0, "dot": 0.1}), task="t", symmetry=SYMMETRIC)

@@ -350,3 +350,23 @@ def test_a_name_that_cannot_be_had_is_refused_in_one_sentence(monkeypatch, compl
         load_audited("maker/model")
     assert "\n" not in str(refusal.value)
     assert len(calls) == 1
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    """The library asks six times for each file, within half a minute, unless it is to look into its cache alone."""
+    hub, requests = pytest.importorskip("huggingface_hub"), []
+
+    def model_info(api, model, **options):
+        requests.append(options)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.get_hf_file_metadata", lambda **_: pytest.fail("asked for a file")
+    )
+    with pytest.raises(ValueError, match="the hub cannot be reached and no copy of it is in the cache"):
+        load_audited("maker/no-such-model")
+    assert requests == [{"timeout": 3.0}]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="got 'a b/c:d': there is no such folder here, and the hub has no such names"):
+        load_audited("a b/c:d")

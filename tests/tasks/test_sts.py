@@ -60,6 +60,44 @@ def test_pairs_above_the_threshold_train_and_equal_texts_have_equal_ids():
     assert pairs[0].query_id == pairs[2].query_id != pairs[1].query_id
 
 
+def test_all_pairs_train_with_their_grades_where_a_loss_goes_by_them():
+    data = StsData(FewPairs(), grades="all")
+    (batch,) = data.train_dataloader()
+    assert sorted(batch["grades"].tolist()) == [0.0, 3.0, 4.0, 4.5, 5.0]
+    task = Sts(encoder=SmallTextEncoder(dim=4, buckets=50, dropout=0.0), loss="cosent", temperature=0.5)
+    first, second = (task.encode_queries(batch[side]).tolist() for side in ("queries", "documents"))
+    scores = [sum(map(math.prod, zip(x, y, strict=True))) / math.hypot(*x) / math.hypot(*y)
+              for x, y in zip(first, second, strict=True)]  # fmt: skip
+    grades = batch["grades"].tolist()
+    misorder = 1 + sum(
+        math.exp((scores[k] - scores[i]) / 0.5) for i in range(5) for k in range(5) if grades[i] > grades[k]
+    )
+    assert float(task.loss(batch).detach()) == pytest.approx(math.log(misorder), rel=1e-5)
+
+
+def test_graded_pairs_train_in_small_batches_too():
+    (batch,) = StsData(FewPairs(), grades="all").train_dataloader()
+    gradients = []
+    for mini_batch_size in (None, 2):
+        torch.manual_seed(0)
+        encoder = SmallTextEncoder(dim=4, buckets=50, dropout=0.0)
+        task = Sts(encoder=encoder, loss="cosent", temperature=0.5, mini_batch_size=mini_batch_size)
+        task.loss(batch).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters()]))
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
+
+
+def test_grades_have_to_be_those_of_the_loss():
+    (of_all,), (of_alike,) = (StsData(FewPairs(), grades=grades).train_dataloader() for grades in ("all", "alike"))
+    encoder = SmallTextEncoder(dim=4, buckets=50)
+    assert "grades" not in of_alike
+    with pytest.raises(ValueError, match=r"^grades: expected 'all' for the loss 'cosent'.*--data.grades all$"):
+        Sts(encoder=encoder, loss="cosent").loss(of_alike)
+    with pytest.raises(ValueError, match=r"^grades: expected 'alike'.*--model.loss cosent$"):
+        Sts(encoder=encoder).loss(of_all)
+
+
 def test_evaluation_grades_count_from_the_threshold():
     sides = StsData(FewPairs(), alike_above=4.0).evaluation("validation")
     assert sides.judgements.relevant().queries.tolist() == [0, 4]

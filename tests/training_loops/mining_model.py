@@ -87,12 +87,15 @@ class Towers(ContrastiveMixin, pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-def expected_negatives(model, **options):
-    """By the function, from embeddings that a copy of the model makes in evaluation mode, one input at a time."""
+def expected_negatives(model, width=None, **options):
+    """By the function, from embeddings that a copy of the model makes in evaluation mode, one input at a time.
+
+    ``width`` is how many of their coordinates count.
+    """
     frozen = copy.deepcopy(model.net).float().eval()
     queries, documents, positives = inputs()
     with torch.no_grad():
-        sides = [torch.stack([frozen(row) for row in side]) for side in (queries, documents)]
+        sides = [torch.stack([frozen(row)[:width] for row in side]) for side in (queries, documents)]
     return mine_hard_negatives(*sides, positives, num_negatives=2, **options)
 
 

@@ -89,14 +89,14 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
     with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
         audit_input = gather_input(request, Path(folder), bar)
         with cluster_of(request.engine) as cluster:
-            audit = _measure(audit_input, request.measure, bar, cluster)
+            audit = _measure(audit_input, request.measure_name, bar, cluster)
         subject = AuditSubject(
             audit_input.name,
             audit_input.facts,
             audit_input.notes,
             extreme_items(audit, audit_input),
             running_command(),
-            _comparison(earlier_files, audit_input, request.measure),
+            _comparison(earlier_files, audit_input, request.measure_name),
         )
         page = draw_page(lambda: write_audit(Path(out), audit, subject))
     finding = first_line(audit)

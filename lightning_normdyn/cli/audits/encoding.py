@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_normdyn.tasks.audited_model import AuditedModel
 
 
+_BATCH = 32
 QUERIES = "Queries"
 """Inputs that are encoded as queries, where a model treats those in another way."""
 
@@ -29,7 +30,7 @@ class EncoderRequest(NamedTuple):
     Attributes:
         model: folder or name; ``None`` for ready embeddings.
         pretrained: weights for a plain name of open_clip.
-        batch_size: inputs at a time.
+        batch_size: inputs at a time, by default 32.
         max_length: tokens of a text, by default what the model's folder says.
         device: where it runs, by default a GPU if there is one.
         save: file for the embeddings of the documents.
@@ -41,7 +42,7 @@ class EncoderRequest(NamedTuple):
 
     model: str | None = None
     pretrained: str | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     max_length: int | None = None
     device: str | None = None
     save: str | None = None
@@ -69,7 +70,7 @@ class Encoding:
         require("transformers", extra="text")
         from lightning_normdyn.tasks.audited_model import load_audited
 
-        self.batch_size, self.folder, self.bar, self.images = request.batch_size, folder, bar, images
+        self.batch_size, self.folder, self.bar, self.images = request.batch_size or _BATCH, folder, bar, images
         self.model: AuditedModel = load_audited(
             model,
             pretrained=request.pretrained,

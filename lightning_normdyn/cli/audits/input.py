@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,14 @@ from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.retrieval.audit import LastLayer
+from lightning_normdyn.retrieval.audit.groups import LEAST_ITEMS
 from lightning_normdyn.retrieval.audit.text_measures import letters, word_frequency
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 
 _LENGTH = "length"
 _FOLDER = "folder"
+_MEASURE = "ndcg@10"
+_OF_IDS = ("id", "_id", "ids", "row", "rows", "index", "number", "item", "document", "doc", "chunk", "text", "image")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class AuditRequest:
         judgements: file of query, document, grade.
         covariates: file of further columns.
         controls: names of some of them that are held fixed beside length.
-        measure: of rankings.
+        measure: of rankings, by default NDCG at 10.
         before: file of the same documents' embeddings by an earlier model.
         before_queries: of the same queries by it.
         chunks: file of the document that each vector is a chunk of.
@@ -95,11 +99,16 @@ class AuditRequest:
     judgements: str | None = None
     covariates: str | None = None
     controls: Sequence[str] = ()
-    measure: str = "ndcg@10"
+    measure: str | None = None
     before: str | None = None
     before_queries: str | None = None
     chunks: str | None = None
     engine: str = "local"
+
+    @property
+    def measure_name(self) -> str:
+        """Of rankings."""
+        return _MEASURE if self.measure is None else self.measure
 
     @property
     def query_request(self) -> QueryRequest:
@@ -132,7 +141,7 @@ class AuditRequest:
         self._check_idle()
         self._check_chunks()
         self._check_save()
-        measure_named(self.measure)
+        measure_named(self.measure_name)
 
     def _check_queries(self) -> None:
         if self.queries is not None and self.judgements is None and self.beir is None:
@@ -155,8 +164,14 @@ class AuditRequest:
                 f"engine: expected --embeddings with '{self.engine}', which spreads passes over ready ones, got "
                 "--model; encode them first, on one machine with --save"
             )
+        if self.measure is not None and self.beir is None and self.queries is None:
+            raise ValueError(
+                f"measure: expected queries and judgements, whose rankings are measured by '{self.measure}', got none; "
+                "leave it out"
+            )
         for name in (
-            "pretrained", "device", "max_length", "dtype", "query_prompt", "document_prompt", "trust_remote_code"
+            "batch_size", "pretrained", "device", "max_length", "dtype", "query_prompt", "document_prompt",
+            "trust_remote_code",
         ):  # fmt: skip
             value = getattr(self.encoder, name)
             if value not in (None, False) and self.encoder.model is None:
@@ -199,7 +214,8 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     sources = _sources(request, beir)
     encoding, embeddings = _embeddings(request, sources, folder, bar)
     items = items_of(embeddings, sources)
-    table, notes = _covariates(request.covariates, items.ids)
+    counts_rows = sources is None and not embeddings.has_ids
+    table, notes = _covariates(request.covariates, items.ids, counts_rows=counts_rows)
     chunked = None if request.chunks is None else read_chunks(request.chunks, items.ids)
     document_ids = items.ids if chunked is None else chunked.documents
     query_judgements = gather_queries(request.query_request, document_ids, embeddings.dim, encoding=encoding, beir=beir)
@@ -255,12 +271,46 @@ def _texts(file: str, request: AuditRequest) -> Texts:
     return all_lines if len(all_lines) == rows else texts
 
 
-def _covariates(file: str | None, ids: Sequence[str]) -> tuple[Covariates, list[str]]:
+def _covariates(file: str | None, ids: Sequence[str], *, counts_rows: bool) -> tuple[Covariates, list[str]]:
     if file is None:
         return Covariates({}, {}), []
     problems = Problems(file)
     covariates = read_covariates(file, {id: place for place, id in enumerate(ids)}, problems)
-    return covariates, [f"{problems}."] if problems.counts else []
+    notes = [f"{problems}."] if problems.counts else []
+    if counts_rows and not _names_ids(covariates.id_column):
+        notes.append(
+            f"The first column of {file}, '{covariates.id_column}', was taken for numbers of rows, from 0 on, as the "
+            "embeddings have no ids; if it is a covariate, put a column 'row' before it."
+        )
+    return covariates, notes + [note for column in covariates.groups.items() if (note := _of_groups(*column))]
+
+
+def _names_ids(column: str) -> bool:
+    """Whether a name is that of a column of ids, such as ``id``, ``doc_id`` or ``row``."""
+    words = column.lower().replace("-", "_").strip("#_ ").split("_")
+    return words[-1] in _OF_IDS or words[-1].endswith("id")
+
+
+def _of_groups(name: str, labels: Sequence[str | None]) -> str:
+    """Why nothing is compared by a column of groups, where that is so."""
+    sizes = Counter(label for label in labels if label is not None)
+    total = sum(sizes.values())
+    if any(size >= LEAST_ITEMS and total - size >= LEAST_ITEMS for size in sizes.values()):
+        return ""
+    words = [label for label in sizes if not _is_number(label)]
+    values = f"{len(sizes):,} different value{'s' * (len(sizes) > 1)}"
+    reason = f"has {values} for {total:,} items, and no group of {LEAST_ITEMS} or more beside as many others"
+    is_nearly_numeric = 2 * sum(sizes[label] for label in words) < total
+    way = f"; '{words[0]}' in it is no number: write NA for what is unknown" if is_nearly_numeric else ""
+    return f"The column '{name}' {reason}, so nothing is compared by it{way}."
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _measured(items: AuditedItems, column: Tensor | None) -> tuple[Tensor | None, dict[str, Tensor]]:

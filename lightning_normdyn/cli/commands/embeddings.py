@@ -22,7 +22,7 @@ from lightning_normdyn.cli.values import (
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
     from lightning_normdyn.cli.clusterings import ClusteringRecord
-    from lightning_normdyn.cli.exports import ExportRecord
+    from lightning_normdyn.cli.exports.export import ExportRecord
     from lightning_normdyn.cli.store_checks import StoreCheckRecord
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
@@ -65,11 +65,11 @@ def audit(
     judgements: Table | None = None,
     covariates: Table | None = None,
     control: Sequence[Name] | None = None,
-    measure: Name = "ndcg@10",
+    measure: Name | None = None,
     chunks: Table | None = None,
     before: File | None = None,
     before_queries: File | None = None,
-    batch_size: Count = 32,
+    batch_size: Count | None = None,
     max_length: Count | None = None,
     query_prompt: Prompt | None = None,
     document_prompt: Prompt | None = None,
@@ -101,11 +101,11 @@ def audit(
         covariates: id and further columns: numbers, or names of groups
         control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
             repeatable
-        measure: ndcg, mrr, recall, map or hits @k
+        measure: ndcg, mrr, recall, map or hits @k (default: ndcg@10)
         chunks: chunk id and document id, where documents have several vectors: rankings go by a document's best one
         before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
         before_queries: of the same queries by it
-        batch_size: inputs at a time
+        batch_size: inputs at a time (default: 32)
         max_length: tokens (default: what the model's folder says)
         query_prompt: before each query: a name of the model's prompts, or a text (default: what the model says)
         document_prompt: the same before each document
@@ -131,7 +131,12 @@ def audit(
     if checkpoint is not None:
         from lightning_normdyn.cli.audits.checkpoint import run_checkpoint_audit
 
-        sources = {"model": model, "embeddings": embeddings, "texts": texts, "images": images, "beir": beir}
+        sources = {
+            "model": model, "embeddings": embeddings, "texts": texts, "images": images, "beir": beir,
+            "queries": queries, "judgements": judgements, "covariates": covariates, "control": control,
+            "measure": measure, "chunks": chunks, "before": before, "batch-size": batch_size,
+            "max-length": max_length, "save": save,
+        }  # fmt: skip
         options = [f"--{name}" for name, source in sources.items() if source is not None]
         if options:
             raise ValueError(
@@ -212,28 +217,30 @@ def export(
 
     Args:
         embeddings: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
-        to: what is written: a file (npy, parquet or safetensors), or an index (faiss, qdrant, lancedb or pgvector)
-        out: a file, a folder, Qdrant's URL or PostgreSQL's connection string
+        to: what is written: a file (npy, parquet or safetensors), an index (faiss, usearch, qdrant, lancedb, milvus or
+            pgvector), or a feed that a server takes in (elasticsearch, opensearch or vespa)
+        out: a file, a folder, the URL of Qdrant or Milvus, or PostgreSQL's connection string
         column: of the embeddings, where a file holds several matrices
         ids: one id a line (default: those in the file, or numbers of rows)
         dim: numbers of each embedding to take, from the first on, as of a Matryoshka model; norms are the prefix's own
         normalization: what the embeddings were trained with
         alpha: further exponent of the norm
         gamma_document: the learnt exponent, with --normalization learnable
-        name: of the collection or table
+        name: of the collection, table or index
         index: flat, hnsw, ivfpq (faiss, lancedb); for faiss pq, sq8, sq4, binary (codes, all of them scanned) or a
-            string for its index factory; or auto (faiss, lancedb), which builds kinds of index on a sample and takes
-            the best
+            string for its index factory; or auto (faiss, lancedb, usearch), which builds kinds of index on a sample
+            and takes the best
         dtype: of the stored numbers
         augment: add a dimension that makes all lengths equal, which keeps rankings and helps some approximate
             indexes; queries get a zero
         keep_norm: store vectors of length 1 and their norms beside them, for searches that make scores with them
         metric: what the index compares by; others than the default need --augment, or cosine --keep-norm
         overwrite: replace what is there
-        append: keep what is there and add the rows whose ids it does not have (files and faiss)
+        append: keep what is there and add the rows whose ids it does not have (files, faiss, usearch and feeds)
         upsert: give rows of a collection in use their new vectors by id, add the others, leave the rest (qdrant,
-            lancedb, pgvector)
-        payload: column of Parquet to store beside the vectors, or all; repeatable (qdrant, lancedb, pgvector)
+            lancedb, milvus, pgvector; a feed is made of updates then)
+        payload: column of Parquet to store beside the vectors, or all; repeatable (qdrant, lancedb, milvus, pgvector
+            and feeds)
         m: neighbours of a node of a graph
         ef_construction: nodes that are looked at to place a new one
         ef_search: nodes that a search looks at (default: what the recall asks for)
@@ -255,7 +262,8 @@ def export(
             nothing is left half-written.
         OSError: if a file cannot be read or written.
     """
-    from lightning_normdyn.cli.exports import ExportRequest, run_export
+    from lightning_normdyn.cli.exports.export import run_export
+    from lightning_normdyn.cli.exports.request import ExportRequest
     from lightning_normdyn.retrieval.export.folding import Folding
     from lightning_normdyn.retrieval.indexes import Destination, IndexParameters
 
@@ -348,8 +356,8 @@ def check_store(
     Five vectors are planted and searched; nothing of them stays. The exit code is 1 where norms do not count.
 
     Args:
-        to: a target of export (npy, parquet, safetensors, faiss, qdrant, lancedb or pgvector)
-        out: Qdrant's URL or PostgreSQL's connection string (default: a folder for the time being)
+        to: a target of export (npy, parquet, safetensors, faiss, usearch, qdrant, lancedb, milvus or pgvector)
+        out: the URL of Qdrant or Milvus, or PostgreSQL's connection string (default: a folder for the time being)
         index: as of export
         dtype: of the stored numbers
         function: one of your own instead, called as function(vectors, ids, queries, k): it stores the five vectors

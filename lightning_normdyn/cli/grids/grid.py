@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,45 +16,26 @@ from rich.console import Console
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.commands.command import running_command
+from lightning_normdyn.cli.configuration import read_origin, read_trainer
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
-from lightning_normdyn.cli.fit import config_words
 from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster
-from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task, read_trainer
+from lightning_normdyn.cli.grids.pilot import PilotRecord, pilot_jobs, pilot_variants, power_of, train_pilot
+from lightning_normdyn.cli.grids.plan import Plan, fix_looks
 from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
+from lightning_normdyn.cli.grids.settings import GridSettings, planned
 from lightning_normdyn.cli.grids.summary import print_findings
-from lightning_normdyn.cli.ray_cluster import check_engine, cluster_of
+from lightning_normdyn.cli.grids.trainings import Budget, Trainings, train_all
+from lightning_normdyn.cli.ray_cluster import cluster_of
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.nearest_word import nearest
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.grid import write_grid
-from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
-from lightning_normdyn.tasks.grid.findings import choose_lrs, find
+from lightning_normdyn.tasks.grid.findings import find
 
 FINDINGS_FILE = "findings.json"
-
-
-class GridSettings(NamedTuple):
-    """What a grid trains.
-
-    Attributes:
-        config: files of LightningCLI, or names of shipped ones.
-        seeds: trainings a variant.
-        variants: these alone; ``None`` for all of the task.
-        lr_factors: learning rates in units of the configuration's.
-        jobs: trainings at a time on this machine; ``None`` for one, or with Ray for what the cluster has room for.
-        engine: ``local``, or ``ray`` to train on a cluster.
-        overrides: words of LightningCLI.
-    """
-
-    config: Sequence[str]
-    seeds: int = 3
-    variants: Sequence[str] | None = None
-    lr_factors: Sequence[float] = (0.3, 1.0, 3.0)
-    jobs: int | None = None
-    engine: str = "local"
-    overrides: Sequence[str] = ()
 
 
 class GridRecord(NamedTuple):
@@ -114,37 +95,75 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         ValueError: if the configuration, a variant or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    _check_engine(settings)
-    words = config_words(settings.config, settings.overrides)
-    task, lr = read_task(words)
-    plan = Plan(
-        words=tuple(words),
-        variants=_variants(task, settings.variants),
-        lrs=tuple(sorted({lr * factor for factor in settings.lr_factors})),
-        seeds=tuple(range(settings.seeds)),
-        folder=make_folder(out, words),
-        threads=max(1, (os.cpu_count() or 1) // (settings.jobs or 1)),
+    task, plan = planned(settings, out)
+    conclude = partial(
+        find,
+        task=task.__name__,
+        symmetry=task.symmetry,
+        variants=plan.variants,
+        caveat=task.caveat,
+        margin=settings.margin,
+        looks=plan.looks,
+    )
+    order = partial(
+        train_all,
+        is_decided=lambda runs: conclude(runs).comparison.answer != "undecided",
+        budget=Budget(settings.budget, settings.at_once),
     )
     try:
         with alone_in(plan.folder):
-            failures = _train_with(settings, plan)
+            if plan.looks:
+                fix_looks(plan.folder, plan.looks)
+            trainings = _train(settings, plan, 1 + plan.trainings(len(plan.seeds)), order)
     except KeyboardInterrupt as stop:
         return GridRecord(plan.folder, None, {}, None, ending_signal(stop))
-    runs = plan.results()
-    if not runs:
-        return GridRecord(plan.folder, None, failures, None)
-    findings = find(
-        runs,
-        task=task.__name__,
-        symmetry=task.symmetry,
-        floors=plan.floors(),
-        variants=plan.variants,
-        caveat=task.caveat,
-    )
+    if not trainings.runs:
+        return GridRecord(plan.folder, None, trainings.failures, None)
+    findings = conclude(trainings.runs, floors=plan.floors())
+    notes = [*findings.notes, *trainings.notes]
     if findings.comparison.seeds == 1:
-        findings = replace(findings, notes=[*findings.notes, f"More seeds: {_with_more_seeds(plan.folder)}"])
+        notes.append(f"More seeds: {_with_more_seeds(plan.folder)}")
+    findings = replace(findings, notes=notes, origin=read_origin(plan.words))
     page = _write(plan, findings)
-    return GridRecord(plan.folder, findings, failures, page.path, drawing_error=page.error)
+    return GridRecord(plan.folder, findings, trainings.failures, page.path, drawing_error=page.error)
+
+
+def plan_grid(settings: GridSettings, out: str | None) -> PilotRecord | GridRecord:
+    """Trains a pilot, two variants with two seeds each, and says what the grid could see and how long it takes.
+
+    Args:
+        settings: of the grid.
+        out: its folder, ``None`` for a new one; the grid itself goes on from there.
+
+    Returns:
+        The plan, or what a grid returns that a signal ended early.
+
+    Raises:
+        ValueError: if the configuration, a variant or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    _, plan = planned(settings, out)
+    pilot_variants(plan.variants)
+    try:
+        with alone_in(plan.folder):
+            trainings = _train(settings, plan, len(pilot_jobs(plan)), train_pilot)
+    except KeyboardInterrupt as stop:
+        return GridRecord(plan.folder, None, {}, None, ending_signal(stop))
+    return power_of(plan, trainings.runs, trainings.failures, at_once=settings.at_once)
+
+
+def _train(settings: GridSettings, plan: Plan, total: int, order: Callable[[Plan, Trainings], None]) -> Trainings:
+    """Trains in some order, where the settings say; the plan gets the threads that there are."""
+    console = terminal()
+    with cluster_of(settings.engine) as cluster:
+        run: Callable[..., dict[str, str]] = partial(run_jobs, at_once=settings.at_once or 1)
+        if cluster is not None:
+            needs = TrainingNeeds.of(read_trainer(plan.words), cluster, trainings=len(plan.trials()))
+            run, plan = partial(run_on_cluster, cluster=cluster, needs=needs), replace(plan, threads=needs.threads)
+        with grid_progress(console, total, is_watched=console.is_terminal) as progress:
+            trainings = Trainings(partial(run, progress=progress), progress)
+            order(plan, trainings)
+    return trainings
 
 
 def _with_more_seeds(folder: Path) -> str:
@@ -157,66 +176,28 @@ def _with_more_seeds(folder: Path) -> str:
     return shlex.join([*words, "--seeds", "3", "--out", str(folder)])
 
 
-def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple[str, ...]:
-    unknown_names = [name for name in names or () if name not in task.variants]
-    if unknown_names:
-        raise ValueError(
-            f"variants: expected some of {', '.join(task.variants)}, got {unknown_names[0]!r}"
-            f"{nearest(unknown_names[0], task.variants)}"
-        )
-    repeated_names = [name for place, name in enumerate(names or ()) if name in list(names or ())[:place]]
-    if repeated_names:
-        raise ValueError(f"variants: expected each once, got {repeated_names[0]!r} again; leave it out")
-    if names and "cosine" not in names:
-        raise ValueError(f"variants: expected cosine among them, which others are compared with, got {names}")
-    return tuple(name for name in task.variants if names is None or name in names)
-
-
-def _check_engine(settings: GridSettings) -> None:
-    if settings.engine != "local" and settings.jobs is not None:
-        raise ValueError(
-            f"jobs: expected none with --engine {settings.engine}, whose cluster runs as many trainings as it has room "
-            f"for, got {settings.jobs}; leave it out"
-        )
-    check_engine(settings.engine)
-
-
-def _train_with(settings: GridSettings, plan: Plan) -> dict[str, str]:
-    with cluster_of(settings.engine) as cluster:
-        if cluster is None:
-            return _train(plan, partial(run_jobs, at_once=settings.jobs or 1), terminal())
-        needs = TrainingNeeds.of(read_trainer(plan.words), cluster, trainings=len(plan.trials()))
-        run = partial(run_on_cluster, cluster=cluster, needs=needs)
-        return _train(replace(plan, threads=needs.threads), run, terminal())
-
-
-def _train(plan: Plan, run: Callable[..., dict[str, str]], console: Console) -> dict[str, str]:
-    trials = plan.trials()
-    total = len(trials) + len(plan.variants) * (len(plan.seeds) - 1)
-    with grid_progress(console, total, is_watched=console.is_terminal) as progress:
-        failures = run(_missing(trials, progress), progress=progress)
-        runs = plan.results()
-        repeats = plan.repeats(choose_lrs(runs)) if runs else []
-        failures |= run(_missing(repeats, progress), progress=progress)
-    return failures
-
-
-def _missing(jobs: Sequence[Any], progress: Any) -> list[Any]:
-    """The jobs without a result; the others count as done."""
-    for job in jobs:
-        if job.result.is_file():
-            progress(job, 1.0)
-    return [job for job in jobs if not job.result.is_file()]
-
-
 def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
     content = asdict(findings)
-    content["comparison"] = findings.comparison._asdict() | {
-        "scores": {name: score.numbers() for name, score in findings.comparison.scores.items()}
+    content["comparison"] = _plain(findings.comparison)
+    content["parts"] = {name: _plain(part) for name, part in findings.parts.items()}
+    content["out_of_domain"] = {
+        name: {similarity: _plain(comparison) for similarity, comparison in comparisons.items()}
+        for name, comparisons in findings.out_of_domain.items()
     }
     content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
+    content["origin"] = findings.origin._asdict()
+    content["choices"] = {variant: choice._asdict() for variant, choice in findings.choices.items()}
+    content["trials"] = {variant: [trial._asdict() for trial in trials] for variant, trials in findings.trials.items()}
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)
-    return draw_page(lambda: write_grid(plan.folder, findings, origin=grid_origin(plan)))
+    return draw_page(lambda: write_grid(plan.folder, findings))
+
+
+def _plain(comparison: VariantComparison) -> dict[str, Any]:
+    return comparison._asdict() | {
+        "answer": comparison.answer,
+        "visible_gain": measured(comparison.visible_gain),
+        "scores": {name: score.numbers() for name, score in comparison.scores.items()},
+    }
 
 
 try:

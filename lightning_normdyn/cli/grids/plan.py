@@ -2,70 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning_normdyn.atomic_file import write_json
-from lightning_normdyn.cli.commands.command import running_command
-from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grids.job import RESULT_FILE, UNTRAINED, Job
-from lightning_normdyn.cli.parser_message import load_class
 from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
 from lightning_normdyn.cli.shipped_configs import config_file
-from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
-from lightning_normdyn.report.kit.page import Origin
-from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.grid.tuning import Choice
 
-PLAN_FILE, RUNS_FOLDER = "grid.json", "runs"
-
-
-class ReadConfiguration(NormdynCLI):
-    """What LightningCLI would build, without building it."""
-
-    def instantiate_classes(self) -> None:
-        """Builds nothing."""
-
-
-def read_task(words: Sequence[str]) -> tuple[type[ContrastiveTask], float]:
-    """The task's class and its learning rate, as a configuration has them.
-
-    Raises:
-        ValueError: if the model is no task of a family, or has no learning rate.
-    """
-    configuration = ReadConfiguration(words, run=False, command="grid").config
-    if configuration.get("ckpt_path") is not None:
-        raise ValueError("ckpt_path: expected none, for a grid trains from the start; leave it out")
-    model = configuration.get("model")
-    cls = _class_of(model.get("class_path") if model is not None else None)
-    lr = model.get("init_args", {}).get("lr")
-    if lr is None:
-        raise ValueError("config: expected model.init_args.lr, got none; the grid tries rates around it")
-    return cls, float(lr)
-
-
-def read_trainer(words: Sequence[str]) -> dict[str, Any]:
-    """The settings of the trainer, as a configuration has them."""
-    configuration = ReadConfiguration(list(words), run=False, command="grid").config
-    return dict(configuration.as_dict().get("trainer") or {})
-
-
-def _class_of(path: str | None) -> type[ContrastiveTask]:
-    module, _, name = (path or "").rpartition(".")
-    cls = getattr(import_module(module), name, None) if module else None
-    if not (isinstance(cls, type) and issubclass(cls, ContrastiveTask)):
-        raise ValueError(
-            f"config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got {path}; its embeddings "
-            "have to be scored in several ways"
-        )
-    missing = [name for name in ("symmetry", "headline") if not hasattr(cls, name)]
-    if missing:
-        raise ValueError(f"{path}: expected class attributes symmetry and headline, got no {' and no '.join(missing)}")
-    return cls
+PLAN_FILE, LOOKS_FILE, RUNS_FOLDER = "grid.json", "looks.json", "runs"
 
 
 @dataclass(frozen=True)
@@ -76,9 +25,13 @@ class Plan:
         words: of LightningCLI: configs and overrides.
         variants: normalizations.
         lrs: that each variant tries with the first seed.
-        seeds: trainings of each variant at its chosen rate.
+        seeds: trainings of each variant at its choice.
         folder: of the whole grid.
         threads: of each process.
+        warmths: temperatures that each variant tries at its rate, in units of the one at which its scores spread like
+            those of cosine.
+        most_seeds: trainings of a variant at most, where seeds are added until the answer is clear; ``None`` for
+            ``seeds`` and no more.
     """
 
     words: tuple[str, ...]
@@ -87,24 +40,32 @@ class Plan:
     seeds: tuple[int, ...]
     folder: Path
     threads: int
+    warmths: tuple[float, ...] = (1.0,)
+    most_seeds: int | None = None
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which one looks whether the answer is clear; none where there is one look."""
+        return () if self.most_seeds is None else tuple(range(len(self.seeds), self.most_seeds + 1))
+
+    def trainings(self, seeds: int) -> int:
+        """How many there are in all with so many seeds, without what lists are extended by."""
+        return len(self.variants) * (len(self.lrs) + len(self.warmths) - 1 + seeds - 1)
+
+    @property
+    def centre(self) -> float:
+        """The temperature at which learning rates are tried."""
+        return 1.0 if 1.0 in self.warmths else sorted(self.warmths)[len(self.warmths) // 2]
 
     def trials(self) -> list[Job]:
-        """Every variant at every rate with the first seed, and what needs no training."""
-        untrained_job = self._job(UNTRAINED, self.lrs[0], self.seeds[0])
-        return [untrained_job, *(self._job(v, lr, self.seeds[0]) for v in self.variants for lr in self.lrs)]
+        """What needs no training, and every variant at every rate with the first seed."""
+        choices = [Choice(lr, self.centre) for lr in self.lrs]
+        first = self.seeds[0]
+        return [self.untrained(), *(self.job(name, choice, first) for name in self.variants for choice in choices)]
 
-    def repeats(self, lrs: dict[str, float]) -> list[Job]:
-        """Every variant at its own rate with the other seeds."""
-        return [self._job(variant, lr, seed) for seed in self.seeds[1:] for variant, lr in lrs.items()]
-
-    def results(self) -> list[GridRun]:
-        """The trainings that have finished, of any rate and of the seeds planned."""
-        runs = (
-            read_grid_run(file)
-            for file in sorted((self.folder / RUNS_FOLDER).glob(f"*/{RESULT_FILE}"))
-            if file.parent.name != UNTRAINED
-        )
-        return [r for r in runs if r.seed in self.seeds and r.variant in self.variants and r.lr in self.lrs]
+    def repeats(self, choices: Mapping[str, Choice], seeds: Sequence[int]) -> list[Job]:
+        """Every variant at its own choice with some seeds."""
+        return [self.job(variant, choice, seed) for seed in seeds for variant, choice in choices.items()]
 
     def floors(self) -> dict[str, float]:
         """What needs no training, if it has been measured."""
@@ -112,8 +73,13 @@ class Plan:
         measures = _read(file) if file.is_file() else {}
         return {name: value for name, value in measures.items() if value is not None}
 
-    def _job(self, variant: str, lr: float, seed: int) -> Job:
-        job = Job(self.words, variant, lr, seed, "", self.threads)
+    def untrained(self) -> Job:
+        """What needs no training."""
+        return self.job(UNTRAINED, Choice(self.lrs[0]), self.seeds[0])
+
+    def job(self, variant: str, choice: Choice, seed: int) -> Job:
+        """A training."""
+        job = Job(self.words, variant, choice.lr, seed, "", self.threads, choice.warmth)
         return replace(job, folder=str(self.folder / RUNS_FOLDER / job.name))
 
 
@@ -138,6 +104,26 @@ def make_folder(out: str | None, words: Sequence[str]) -> Path:
     return folder
 
 
+def fix_looks(folder: Path, looks: Sequence[int]) -> None:
+    """Writes down, before the first look, when one will look: levels that hold over all looks depend on it.
+
+    Raises:
+        ValueError: if the grid of the folder was to be looked at otherwise.
+    """
+    file, content = folder / LOOKS_FILE, {"seeds": list(looks)}
+    if not file.is_file():
+        write_json(file, content)
+        return
+    before = _read(file)
+    if before != content:
+        fixed = before.get("seeds") or [0]
+        raise ValueError(
+            f"max_seeds: expected looks at {fixed[0]} to {fixed[-1]} seeds, as this grid began with, got {looks[0]} to "
+            f"{looks[-1]}; what is decided after looking holds no longer, so pass --seeds {fixed[0]} --max-seeds "
+            f"{fixed[-1]}, or another --out"
+        )
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
@@ -152,31 +138,3 @@ def _contents(words: Sequence[str]) -> dict[str, Any]:
         "words": list(words),
         "configs": [Path(config_file(file)).read_text(encoding="utf-8") for file in files],
     }
-
-
-def grid_origin(plan: Plan) -> Origin:
-    """What the grid's page says that it comes from: the data as configured, and the command."""
-    data = ReadConfiguration(list(plan.words), run=False, command="grid").config.as_dict().get("data")
-    return Origin(data=name_configured(data), command=running_command())
-
-
-def name_configured(configured: Any) -> str:
-    """A class of a configuration with those of its settings that are classes, or words other than by default.
-
-    Example:
-        >>> folder = {"class_path": "lightning_normdyn.tasks.sources.BeirFolder", "init_args": {"folder": "set"}}
-        >>> settings = {"source": folder, "batch_size": 16, "hard_negatives_from": "bm25"}
-        >>> name_configured({"class_path": "lightning_normdyn.tasks.RetrievalData", "init_args": settings})
-        'RetrievalData(source=BeirFolder(folder=set))'
-    """
-    if not isinstance(configured, dict):
-        return str(configured or "")
-    made = load_class(str(configured["class_path"]))
-    defaults = {name: parameter.default for name, parameter in inspect.signature(made).parameters.items()}
-    settings = [
-        f"{name}={name_configured(value)}"
-        for name, value in (configured.get("init_args") or {}).items()
-        if (isinstance(value, str) and value and value != defaults.get(name))
-        or (isinstance(value, dict) and "class_path" in value)
-    ]
-    return f"{made.__name__}({', '.join(settings)})" if settings else made.__name__

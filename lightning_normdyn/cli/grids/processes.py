@@ -137,6 +137,12 @@ class GridProgress:
         self._shares: dict[str, float] = {}
         self._lock = Lock()
 
+    def extend(self, count: int) -> None:
+        """Expects more trainings, or fewer, than were expected before."""
+        with self._lock:
+            self._total += count
+            self._bar.update(self._task, total=self._total)
+
     def __call__(self, job: Job, share: float) -> None:
         """Notes how much of a training is done; a file or a pipe gets a line when one has ended."""
         with self._lock:

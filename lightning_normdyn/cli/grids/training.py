@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -15,7 +14,8 @@ from lightning_normdyn.cli.grids.job import UNTRAINED, Job
 from lightning_normdyn.cli.grids.progress_reports import Announcement, Course
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.history.grid_findings import GridRun, write_grid_run
-from lightning_normdyn.history.number import measured
+from lightning_normdyn.history.number import Number, measured
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
@@ -46,8 +46,10 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     start_time = time.monotonic()
     trainer: Any = cli.trainer
     model, data = _task(cli), cli.datamodule
+    model.contrast.take_auto_temperature(job.warmth)
     model.measures_floors = False  # once is enough for a grid, and its untrained job does
-    data.evaluation("test")  # what it lacks is better known before training than after
+    for split_of in (data, *data.out_of_domain().values()):
+        split_of.evaluation("test")  # what it lacks is better known before training than after
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
@@ -56,11 +58,17 @@ def _train(job: Job, cli: NormdynCLI) -> None:
             "train: expected at least one step, got none; check max_epochs, limit_train_batches and the data"
         )
     dynamics = {name: measured(float(value)) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
-    validation = trainer.validate(model, datamodule=data, verbose=False)[0]
+    if not course.ends_with(trainer):  # else the corpus is encoded with these weights already
+        trainer.validate(model, datamodule=data, verbose=False)
+    validation = _encoded(model, "validation")
+    headline = float(_trained_headline(model, validation).nanmean())
     temperature = float(model.contrast.temperature)
-    diagnosis = diagnose(_encoded(model, "validation"), temperature=temperature).numbers()
-    test = trainer.test(model, datamodule=data, verbose=False)[0]
-    values = _values(model, _encoded(model, "test"))
+    diagnosis = diagnose(validation, temperature=temperature).numbers()
+    with model.holding_documents(validation):
+        test = trainer.test(model, datamodule=data, verbose=False)[0]
+    encoded = _encoded(model, "test")
+    values, in_training = _values(model, encoded), _in_training(encoded)
+    out_of_domain = {name: _values_on(other, cli) for name, other in data.out_of_domain().items()}
     if not trainer.is_global_zero:
         return
     run = GridRun(
@@ -68,7 +76,7 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         lr=job.lr,
         seed=job.seed,
         headline=model.headline,
-        validation=measured(validation.get(f"val/{model.headline}", math.nan)),
+        validation=measured(headline),
         measures={name.removeprefix("test/"): measured(value) for name, value in test.items() if "test/" in name},
         values={name: [measured(value) for value in column.tolist()] for name, column in values.items()},
         diagnosis={name: measured(value) for name, value in diagnosis.items()},
@@ -76,12 +84,16 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         course=course.columns,
         dynamics=dynamics,
         seconds=time.monotonic() - start_time,
+        warmth=job.warmth,
+        temperature=measured(temperature),
+        in_training=in_training,
+        out_of_domain=out_of_domain,
     )
     write_grid_run(job.result, run)
 
 
-def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
-    """Headline of every query under the similarity that trained and under each that might have."""
+def _trained_headline(model: ContrastiveTask, encoded: Encoded) -> Tensor:
+    """Headline of every query under the similarity that trained, ``[n]``."""
     trained_measures = model.trained_measures(encoded)
     if model.headline not in trained_measures or trained_measures[model.headline].ndim != 1:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in trained_measures.items())
@@ -89,10 +101,32 @@ def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
             f"{type(model).__name__}.measures: expected one value a query, [n], under the headline "
             f"'{model.headline}', got {shapes}"
         )
-    values = {"trained": trained_measures[model.headline]}
+    return trained_measures[model.headline]
+
+
+def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
+    """Headline of every query under the similarity that trained and under each that might have."""
+    values = {"trained": _trained_headline(model, encoded)}
     for name, exponents in NORMALIZATIONS.items():
         values[name] = model.measures(encoded, exponents)[model.headline]
     return values
+
+
+def _values_on(data: ContrastData, cli: NormdynCLI) -> dict[str, list[Number]]:
+    """Headline of every test query of another set, by the score that trained and by cosine."""
+    model = _task(cli)
+    cli.trainer.test(model, datamodule=data, verbose=False)
+    encoded = _encoded(model, "test")
+    values = {
+        "trained": _trained_headline(model, encoded),
+        "cosine": model.measures(encoded, NORMALIZATIONS["cosine"])[model.headline],
+    }
+    return {name: [measured(value) for value in column.tolist()] for name, column in values.items()}
+
+
+def _in_training(encoded: Encoded) -> list[bool] | None:
+    in_training = None if encoded.split is None else encoded.split.in_training
+    return None if in_training is None else in_training.tolist()
 
 
 def _write_floors(job: Job, cli: NormdynCLI) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.balance import BalanceFit, BalanceTerms, Flow, equilibria
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
 
 class BalanceSample(NamedTuple):

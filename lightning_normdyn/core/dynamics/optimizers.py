@@ -11,30 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 
-from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, OptimizerMemory
+from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection
 from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
+from lightning_normdyn.core.dynamics.optimizer_wrappers import inner_optimizer, unwrapped_optimizer
+from lightning_normdyn.core.dynamics.rates import nominal_lr
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
-from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.object_checks import check_callable
-from lightning_normdyn.core.sharded_tensor import is_sharded, of_all_ranks
-from lightning_normdyn.core.tensor_checks import check_tensors
-
-__all__ = [
-    "EquilibriumRule",
-    "StepRates",
-    "accumulated_squares",
-    "equilibrium_rule",
-    "group_rule",
-    "nominal_lr",
-    "optimizer_memory",
-]
 
 
 def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> EquilibriumRule:
@@ -70,35 +56,6 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
     return group_rule(optimizer, optimizer.param_groups[group])
 
 
-def unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer itself, out of what only passes its steps on: the wrappers of Lightning and Accelerate.
-
-    A wrapper that moves the weights too, such as Lookahead, is an optimizer of its own.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    inner = optimizer
-    while any((kind.__module__.split(".")[0], kind.__name__) in _PASSING_ON for kind in type(inner).__mro__):
-        inner = inner.optimizer
-    if not hasattr(inner, "param_groups"):
-        raise ValueError(
-            f"optimizer: expected an optimizer of torch, got {type(optimizer).__name__}; pass what is stepped"
-        )
-    unwrapped: torch.optim.Optimizer = inner
-    return unwrapped
-
-
-def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
-    """The optimizer that one that moves the weights besides, such as Lookahead or SAM, steps; ``None`` for no such one.
-
-    Example:
-        >>> inner_optimizer(torch.optim.SGD([torch.ones(1)]))
-    """
-    members = getattr(optimizer, "__dict__", {}).values()
-    return next((member for member in members if isinstance(member, torch.optim.Optimizer)), None)
-
-
 def group_rule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> EquilibriumRule:
     """The rule under the settings of a parameter group, whether the optimizer has such a group or will have."""
     name, inner = type(optimizer).__name__, inner_optimizer(optimizer)
@@ -117,139 +74,6 @@ def group_rule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Eq
         return _unknown(name, settings, f"{name} with {departure} has no known law of the norm")
     rule, peak = factory(name, settings), _decay_peak(optimizer, settings)
     return rule if peak is None or rule.family is None else _corrected(rule, peak)
-
-
-def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -> torch.Tensor | None:
-    """The sum over each row of what Adagrad has accumulated for it, which its law starts from.
-
-    Args:
-        optimizer: torch's Adagrad.
-        table: ``[n, d]``, a parameter that it trains.
-
-    Returns:
-        ``A`` in float64, ``[n]``, by which ``EquilibriumRule.evolve`` goes; ``None`` for an optimizer that accumulates
-        nothing. Of a row-wise accumulator that you hold yourself, as FBGEMM's ``momentum1``, take ``d`` times it.
-
-    Example:
-        >>> table = torch.nn.Parameter(torch.ones(3, 64))
-        >>> accumulated_squares(torch.optim.Adagrad([table], initial_accumulator_value=0.5), table)
-        tensor([32., 32., 32.], dtype=torch.float64)
-    """
-    check_tensors(table=table)
-    accumulator = _accumulator(unwrapped_optimizer(optimizer), table)
-    return None if accumulator is None else of_all_ranks(most_precise(accumulator).sum(-1))
-
-
-def _accumulator(optimizer: torch.optim.Optimizer, table: torch.Tensor) -> torch.Tensor | None:
-    """The squares that Adagrad has accumulated, ``[n, d]``; ``None`` for another optimizer."""
-    if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
-        return None
-    accumulator: torch.Tensor = optimizer.state[table]["sum"]
-    return accumulator
-
-
-def optimizer_memory(
-    optimizer: torch.optim.Optimizer,
-    table: torch.Tensor,
-    stride: int = 1,
-    *,
-    products: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
-) -> OptimizerMemory:
-    """What an optimizer has in store of each row of a table, as far as a law asks for it.
-
-    Args:
-        optimizer: Adagrad and schedule-free ones have something; of a schedule-free one in training mode without a
-            warm-up, or weights by time, alone it is enough.
-        table: ``[n, d]``, a parameter that it trains.
-        stride: of every how many rows.
-        products: gives the product of each row that is wanted of two tensors of the table's shape, or its sum over one
-            (with ``None`` for the other), ``[n]`` in float64; ``None`` for rows at the stride. Where few rows of a
-            large table are wanted it saves reading the others.
-
-    Example:
-        >>> table = torch.nn.Parameter(torch.ones(4, 64))
-        >>> optimizer = torch.optim.Adagrad([table], initial_accumulator_value=0.5)
-        >>> optimizer_memory(optimizer, table, stride=2).accumulated
-        tensor([32., 32.], dtype=torch.float64)
-    """
-    check_count(stride=stride)
-    check_count(stride=stride)
-    check_tensors(table=table)
-    if products is not None:
-        check_callable("of two tensors that gives [n]", products=products)
-    optimizer = unwrapped_optimizer(optimizer)
-    products = products or partial(_products, stride=stride)
-    accumulator = _accumulator(optimizer, table)
-    memory = OptimizerMemory(None if accumulator is None else products(accumulator, None))
-    state = optimizer.state.get(table, {})
-    group = next((group for group in optimizer.param_groups if any(x is table for x in group["params"])), {})
-    is_averaged = type(optimizer).__name__ in ("AdamWScheduleFree", "SGDScheduleFree") and "z" in state
-    if not is_averaged or group.get("warmup_steps") or group.get("r") or not group.get("train_mode", True):
-        return memory
-    return memory._replace(averages=torch.stack([products(state["z"], other) for other in (state["z"], table)], 1))
-
-
-def _products(left: torch.Tensor, right: torch.Tensor | None, *, stride: int) -> torch.Tensor:
-    """Product of every ``stride``-th row of two tensors, or its sum over one, which all ranks compute at once."""
-    skip = 1 if is_sharded(left) else stride
-    rows = [most_precise(tensor.detach()[::skip]) for tensor in (left, right) if tensor is not None]
-    sums = of_all_ranks((rows[0] if right is None else rows[0] * rows[1]).sum(-1))
-    return sums[:: stride if is_sharded(left) else 1].clone()
-
-
-def nominal_lr(group: Mapping[str, Any]) -> float:
-    """The learning rate of a parameter group; NaN where an optimizer chooses its own and has no entry, or None."""
-    lr = group.get("lr")
-    return math.nan if lr is None else float(lr)
-
-
-class StepRates:
-    """Reads the effective rate and the decay of step after step off a parameter group, as it stands at each.
-
-    Args:
-        optimizer: whose law holds.
-
-    Example:
-        >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9, weight_decay=1e-3)
-        >>> rates = StepRates(optimizer)
-        >>> rates.read(optimizer.param_groups[0])
-        (1.0..., 0.001)
-        >>> optimizer.param_groups[0]["momentum"] = 0.5
-        >>> rates.read(optimizer.param_groups[0])
-        (0.2, 0.001)
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-        self._settings: list[Any] | None = None
-        self._lr_gain = self._radial_decay = 0.0
-        self._correction: DecayCorrection | None = None
-
-    def read(self, group: dict[str, Any]) -> tuple[float, float]:
-        """The effective learning rate and ``lambda_rad`` of a step under these settings."""
-        settings = [group.get(name) for name in _RATE_SETTINGS]
-        if settings != self._settings:  # reading a rule takes longer than all else
-            rule = group_rule(self._optimizer, group)
-            self._settings, self._correction = settings, rule.correction
-            self._lr_gain, self._radial_decay = rule.lr_gain, rule.radial_decay
-        rate = nominal_lr(group) * self._lr_gain
-        return rate, self._radial_decay if self._correction is None else self._correction.radial_decay(rate)
-
-
-_RATE_SETTINGS = ("momentum", "dampening", "weight_decay", "betas", "max_lr_snapshot")
-"""Entries of a parameter group, besides lr, that effective rate and decay depend on."""
-
-
-def memory_steps(group: Mapping[str, Any]) -> int:
-    """Steps over which the updates of a parameter group stay alike: 2/(1 - momentum) or 2/(1 - beta1), at least 1.
-
-    Example:
-        >>> memory_steps({"momentum": 0.9}), memory_steps({"betas": (0.9, 0.999)}), memory_steps({"momentum": 0})
-        (20, 20, 1)
-    """
-    betas = group.get("betas")
-    beta = float(betas[0] if betas else group.get("momentum") or 0.0)
-    return max(1, round(2 / (1 - beta))) if 0 < beta < 1 else 1
 
 
 def _unknown(name: str, group: Mapping[str, Any], reason: str) -> EquilibriumRule:
@@ -522,13 +346,6 @@ _RULE_FACTORIES |= {
     for name, factory in {"Adafactor": _read_adafactor, "Muon": _read_muon}.items()
     if hasattr(torch.optim, name)
 }
-
-_PASSING_ON = {
-    ("accelerate", "AcceleratedOptimizer"),
-    *((package, "LightningOptimizer") for package in ("lightning", "pytorch_lightning")),
-    *((package, "_FabricOptimizer") for package in ("lightning", "lightning_fabric")),
-}
-"""Package and class of what wraps an optimizer and leaves all that moves the weights to it."""
 
 _WRAPPED = (
     "{name} has no known law of the norm: it moves weights, or takes gradients, otherwise than the {inner} inside"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lightning_normdyn.core.number_checks import check_count, check_not_negative, check_number
@@ -31,6 +31,12 @@ class RateSegment(NamedTuple):
     def scaled(self, gain: float) -> RateSegment:
         """The same steps at ``gain`` times the rate."""
         return RateSegment(self.steps, self.mean * gain, self.mean_square * gain**2)
+
+
+def nominal_lr(group: Mapping[str, Any]) -> float:
+    """The learning rate of a parameter group; NaN where an optimizer chooses its own and has no entry, or None."""
+    lr = group.get("lr")
+    return math.nan if lr is None else float(lr)
 
 
 class _Sums:

@@ -16,8 +16,8 @@ from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.norm_resets import NormResets
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
 
 class _Span(TypedDict):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.statistics.interval import Interval, resample_counts
+from lightning_normdyn.core.statistics.looks import look_levels
+from lightning_normdyn.core.statistics.variance_components import NORMAL_OF_POWER, VarianceComponents
 
 NO_DIFFERENCE = "no difference"
+Answer = Literal["gain", "loss", "no gain", "undecided"]
 FEWEST_QUERIES = 20
 """Fewer queries than this decide nothing, whatever they say."""
+
+
+_BELOW_ONE_SIGMA = 0.158655
+"""Share of a normal distribution more than a standard deviation below its mean."""
 
 
 class VariantScore(NamedTuple):
@@ -69,6 +76,10 @@ class VariantComparison(NamedTuple):
         seeds: trainings of each variant.
         queries: that entered.
         margin: a gain too small to matter, in the unit of the values.
+        level: at which intervals of all gains, and of all looks, hold together.
+        is_sequential: whether one looks again and again.
+        visible_gain: the smallest gain of any variant that would have been seen with a probability of 80%; NaN with
+            one seed or nothing to compare.
     """
 
     scores: dict[str, VariantScore]
@@ -78,6 +89,28 @@ class VariantComparison(NamedTuple):
     seeds: int
     queries: int
     margin: float
+    level: float = 0.95
+    is_sequential: bool = False
+    visible_gain: float = math.nan
+
+    @property
+    def answer(self) -> Answer:
+        """What is decided: ``gain`` or ``loss`` beyond doubt, ``no gain`` where none of ``margin`` or more is possible.
+
+        Loss means that every other variant is worse than the reference. With one seed, or too few queries, or where
+        intervals leave both a gain that matters and none, it is ``undecided``.
+        """
+        others = [score for name, score in self.scores.items() if name != self.reference]
+        if not self.decidable or self.seeds == 1 or not others:
+            return "undecided"
+        if self.recommended != NO_DIFFERENCE:
+            return "loss" if self.recommended == self.reference else "gain"
+        return "no gain" if all(score.gain_interval.high < self.margin for score in others) else "undecided"
+
+    @property
+    def largest_gain(self) -> float:
+        """The upper end of the intervals of all gains: no variant is better by more."""
+        return max(score.gain_interval.high for name, score in self.scores.items() if name != self.reference)
 
     @property
     def decidable(self) -> bool:
@@ -88,6 +121,11 @@ class VariantComparison(NamedTuple):
     def best(self) -> str:
         """The variant with the largest mean."""
         return max(self.scores, key=lambda name: self.scores[name].mean)
+
+    @property
+    def level_in_words(self) -> str:
+        """The level as a percentage, and what it is over."""
+        return f"{100 * self.level:g}% {'over all looks' if self.is_sequential else 'for all at once'}"
 
     @property
     def confidence_in_words(self) -> str:
@@ -102,6 +140,7 @@ def compare_variants(
     resamples: int = 2_000,
     level: float = 0.95,
     margin: float = 0.005,
+    looks: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> VariantComparison:
     """Compares variants over the queries and the trainings that they share.
@@ -119,6 +158,8 @@ def compare_variants(
         resamples: draws.
         level: of the intervals, and of what counts as beyond doubt.
         margin: a gain below it does not matter.
+        looks: numbers of seeds at which one looks and may stop, ascending, those to come included; intervals of all
+            looks then hold together at ``level``, see :func:`look_levels`. Empty for one look.
         generator: of random numbers; a fresh one with seed 0 if left out.
 
     Raises:
@@ -141,13 +182,19 @@ def compare_variants(
     if not stacked.shape[-1]:
         raise ValueError("values: expected at least one query with a value for every variant and seed, got none")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if looks and len(names) > 1 and min(stacked.shape[1:]) > 1:
+        look_level = look_levels(stacked, [*([stacked.shape[1]] * (stacked.shape[1] < looks[0])), *looks], level=level)[
+            -1
+        ]
+    else:
+        look_level = level
     draws = _draws(stacked, resamples, generator)
     means = stacked.mean((1, 2))
     at_reference = names.index(reference)
     gains, gain_draws = means - means[at_reference], draws - draws[:, at_reference, None]
     spread = gain_draws.std(0, correction=0)
     worst, sizes = _simultaneous(gain_draws, gains, spread, at_reference)
-    reach = float(worst.quantile(level)) if len(names) > 1 else 0.0
+    reach = float(worst.quantile(look_level)) if len(names) > 1 else 0.0
     low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
     best = (draws == draws.amax(1, keepdim=True)).double()
     share_best = (best / best.sum(1, keepdim=True)).mean(0)
@@ -166,7 +213,26 @@ def compare_variants(
     recommended, confidence = _verdict(scores, reference, others, margin)
     if stacked.shape[2] < FEWEST_QUERIES:
         recommended, confidence = NO_DIFFERENCE, 0.0
-    return VariantComparison(scores, reference, recommended, confidence, stacked.shape[1], stacked.shape[2], margin)
+    visible_gain = math.nan
+    if stacked.shape[1] > 1 and len(names) > 1:
+        ends = others.quantile(torch.tensor([_BELOW_ONE_SIGMA, 1 - _BELOW_ONE_SIGMA], dtype=draws.dtype), dim=0)
+        sigmas = (ends[1] - ends[0]) / 2
+        halves = torch.tensor(
+            [score.gain_interval.high - score.gain for name, score in scores.items() if name != reference]
+        )
+        visible_gain = max(margin, float((halves + NORMAL_OF_POWER * sigmas).max()))
+    return VariantComparison(
+        scores,
+        reference,
+        recommended,
+        confidence,
+        stacked.shape[1],
+        stacked.shape[2],
+        margin,
+        level,
+        bool(looks),
+        visible_gain,
+    )
 
 
 def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
@@ -180,11 +246,27 @@ def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor
         draws = means + (draws - means) * (queries / _chi_square(queries - 1, resamples, generator)).sqrt()
     if seeds == 1:
         return draws
+    if min(variants, queries) > 1:
+        draws = _without_residual(draws, means, values)
     freedom = variants * (seeds - 1)
     pooled = values.mean(2).var(1, correction=1).mean().sqrt()
     normal = torch.randn(resamples, variants, generator=generator, dtype=draws.dtype)
     error: Tensor = normal * (freedom / _chi_square(freedom, resamples, generator)).sqrt() * pooled / math.sqrt(seeds)
     return draws + error
+
+
+def _without_residual(draws: Tensor, means: Tensor, values: Tensor) -> Tensor:
+    """The draws with differences of variants as narrow as queries alone make them.
+
+    What is left of a query under one seed is in means over queries too, and so in their spread from seed to seed, which
+    is added afterwards: it would count twice.
+    """
+    components = VarianceComponents.of(values)
+    total = components.queries + 2 * components.residual / values.shape[1]
+    share = components.queries / total if total > 0 else 1.0
+    errors = draws - means
+    shared = errors.mean(1, keepdim=True)
+    return means + shared + (errors - shared) * math.sqrt(share)
 
 
 def _chi_square(freedom: int, resamples: int, generator: torch.Generator) -> Tensor:

@@ -22,10 +22,12 @@ class Covariates(NamedTuple):
     Attributes:
         numbers: float64 ``[n]``; NaN where unknown.
         groups: names of groups; ``None`` where unknown.
+        id_column: name of the first column, whose cells were taken for ids.
     """
 
     numbers: dict[str, Tensor]
     groups: dict[str, list[str | None]]
+    id_column: str = ""
 
 
 def read_covariates(file: File, items: Mapping[str, int], problems: Problems) -> Covariates:
@@ -73,7 +75,7 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
         )
     for _ in range(len(items) - len(cells)):
         problems.count("items without covariates", line="no row")
-    return _typed_columns(file, names, cells, len(items))
+    return _typed_columns(file, names, cells, len(items))._replace(id_column=header.cells[0].strip())
 
 
 def read_labels(file: File, ids: Sequence[str], *, column: str | None = None) -> list[str | None]:

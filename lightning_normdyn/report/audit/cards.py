@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lightning_normdyn.report.audit.direction_card import direction_card
 from lightning_normdyn.report.audit.figures import (
     best_confidences,
     confidence_figure,
@@ -29,8 +30,7 @@ def audit_cards(audit: Audit) -> list[Card]:
         cards.append(_sweep(audit.ranking))
         if audit.ranking.confidence is not None:
             cards.append(_confidence(audit.ranking))
-    associations = _associations(audit)
-    return cards if associations is None else [*cards, associations]
+    return [*cards, *(card for card in (_associations(audit), direction_card(audit)) if card is not None)]
 
 
 def _norms(audit: Audit) -> Card:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_normdyn.atomic_file import write_json
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.report.audit.page import NUMBERS, PAGE, as_plain
 from lightning_normdyn.report.kit.numbers import plain
-from lightning_normdyn.report.kit.page import Origin, Page, render, write_page
+from lightning_normdyn.report.kit.page import Page, render, write_page
 from lightning_normdyn.report.kit.table import Column, Table
 from lightning_normdyn.retrieval.audit.saved_table import LISTED, TableAudit
 

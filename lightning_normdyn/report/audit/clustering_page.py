@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.interval import Interval
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.report.audit.page import as_plain
 from lightning_normdyn.report.kit.numbers import fixed, percent
-from lightning_normdyn.report.kit.page import Origin, Page, render, write_page
+from lightning_normdyn.report.kit.page import Page, render, write_page
 from lightning_normdyn.report.kit.table import table
 from lightning_normdyn.retrieval.uses.clustering_comparison import ClusteringComparison, ClusteringScore
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
 from lightning_normdyn.report.audit.tables import audit_tables, comparison_table
-from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Page, render, write_page
 from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
 from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
@@ -71,6 +72,8 @@ def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
     norms = findings.pop("norms")
     for name in ("longest", "shortest", "zeros", "near_dead"):
         findings[name] = [_entry(row, float(norms[row]), subject.items) for row in findings[name]]
+    if audit.directions is not None:
+        findings["directions"] = as_plain(audit.directions) | {"sentence": audit.directions.sentence}
     sentences = {"name": subject.name, "finding": first_line(audit), "advice": advice(audit)}
     if audit.ranking is not None:
         sentences["verdict"] = as_plain(audit.ranking.verdict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_normdyn.core.statistics.interval import Interval
-from lightning_normdyn.report.kit.numbers import NONE, fixed, plain
+from lightning_normdyn.report.kit.numbers import NONE, fixed, percent, plain
 from lightning_normdyn.report.kit.table import Column, Table
 from lightning_normdyn.retrieval.audit import Audit
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
@@ -16,7 +16,7 @@ SHOWN_GROUPS = 16
 
 def audit_tables(audit: Audit) -> list[Table]:
     """All tables, in the order of reading; those without rows are left out."""
-    tables = [_norms(audit), _correlations(audit), _groups(audit)]
+    tables = [_norms(audit), _directions(audit), _correlations(audit), _groups(audit)]
     if audit.ranking is not None:
         tables += [_gains(audit.ranking), _confidence(audit.ranking)]
     return [table for table in tables if table.rows]
@@ -27,6 +27,36 @@ def _norms(audit: Audit) -> Table:
     rows = [(_level(level), plain(value, 4)) for level, value in distribution.quantiles.items()]
     rows += [("mean", plain(distribution.mean, 4)), ("deviation / mean", plain(distribution.cv))]
     return _table("norms", "Norms", ("statistic", "norm"), rows)
+
+
+def _directions(audit: Audit) -> Table:
+    """Health of directions; alignment where queries are judged."""
+    health = audit.directions
+    if health is None:
+        return _table("directions", "", ("statistic", "value, 95%"), [])
+    hubs, ranking = health.hubness, audit.ranking
+    rows = [
+        (f"effective rank of {health.effective_rank.dim}", interval_text(health.effective_rank.interval, 1)),
+        ("the same of these rows alone", fixed(health.effective_rank.sample_rank, 1)),
+        ("share of the common direction", percent_interval(health.common_direction)),
+        ("uniformity, less is more even", interval_text(health.uniformity)),
+        (f"hubness: skewness among {hubs.k} nearest", interval_text(hubs.skewness)),
+        ("anti-hubs, among nobody's nearest", percent_interval(hubs.anti_hubs)),
+    ]
+    if ranking is not None:
+        rows += [("alignment of judged pairs, less is nearer", interval_text(ranking.alignment))]
+    return _table("directions", f"Directions{health.sample_note}", ("statistic", "value, 95%"), rows)
+
+
+def percent_interval(interval: Interval) -> str:
+    """A share with its interval, as percentages.
+
+    Example:
+        >>> percent_interval(Interval(0.5, 0.25, 1.0))
+        '50% (25% to 100%)'
+    """
+    value, low, high = map(percent, interval)
+    return f"{value} ({low} to {high})"
 
 
 def _correlations(audit: Audit) -> Table:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
+from lightning_normdyn.history.origin import Origin
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Page, write_page
 
 _EXPERIMENTS = ("weight_decay_sweep", "vocabulary_norms", "frequency_law", "encoder_terms", "class_imbalance")
 _SOURCE = Markup(

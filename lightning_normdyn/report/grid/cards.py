@@ -38,7 +38,7 @@ def grid_cards(findings: GridFindings) -> list[Card]:
             for variant, ratio in ratios.items()
         )
         description = f"Norm of relevant documents over that of all others while training: {ends}."
-        svg = to_svg(norms_figure(ratios), name="norms", description=description)
+        svg = to_svg(norms_figure(ratios, note=findings.origin.day_and_data), name="norms", description=description)
         cards.append(Card("Does relevance get into the length?", _NORMS, (("", svg),)))
     return cards
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
-from lightning_normdyn.report.kit.axes import axis_note
+from lightning_normdyn.report.kit.axes import axis_note, foot_note
 from lightning_normdyn.report.kit.figure import new_axes
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.kit.numbers import Floats
@@ -26,10 +26,17 @@ COLOURS: Mapping[str, str] = {
 }
 
 
-def scores_figure(findings: GridFindings) -> Axes:
-    """The headline of every variant with its interval, and of every training."""
+def scores_figure(findings: GridFindings, *, note: str = "") -> Axes:
+    """The headline of every variant with its interval, and of every training.
+
+    Args:
+        findings: of the grid.
+        note: below the figure: what a file that is copied should say of itself.
+    """
     scores = findings.comparison.scores
-    axes = new_axes(left=0.27, height=0.9 + 0.48 * (len(scores) + len(findings.floors)))
+    height = 0.9 + 0.48 * (len(scores) + len(findings.floors))
+    axes = new_axes(left=0.27, height=height, bottom=max(0.14, 0.62 / height) if note else 0.14)
+    foot_note(axes, note)
     names = [*scores, *findings.floors]
     for place, name in enumerate(names):
         if name in scores:
@@ -86,15 +93,17 @@ class NormRatio(NamedTuple):
     values: Floats
 
 
-def norms_figure(ratios: Mapping[str, NormRatio]) -> Axes:
+def norms_figure(ratios: Mapping[str, NormRatio], *, note: str = "") -> Axes:
     """Mean norms of relevant and of irrelevant documents over training, as ratios.
 
     After arXiv 2602.09229, Fig. 13.
 
     Args:
         ratios: by variant, at least one.
+        note: below the figure.
     """
-    axes = new_axes(right=0.8)
+    axes = new_axes(right=0.8, bottom=0.2 if note else 0.14)
+    foot_note(axes, note)
     labels = []
     for variant, ratio in ratios.items():
         colour = COLOURS.get(variant, INK)

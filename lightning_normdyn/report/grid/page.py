@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.report.grid.rows import GridTable, TextTable, grid_tables
-from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
+from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Page, render, write_page
 from lightning_normdyn.report.kit.table import Column, Table
 
 _NARROW = ("floors", "cross")
@@ -19,18 +19,17 @@ _NARROW = ("floors", "cross")
 PAGE, TABLE, FIGURE = "grid.html", "grid.md", "grid.svg"
 _SOURCE = Markup(
     f'<p>After Feng, Watanabe 2026, <a href="{RETRIEVAL_NORM_PAPER}">arXiv 2602.09229</a>. Every variant chose its '
-    "learning rate on the validation split from the same list, with the first seed; all numbers but the norms are of "
-    "the test split.</p>"
+    "learning rate and its temperature on the validation split from the same lists, with the first seed; all numbers "
+    "but these choices and the norms are of the test split.</p>"
 )
 
 
-def write_grid(folder: Path, findings: GridFindings, *, origin: Origin | None = None) -> Path:
+def write_grid(folder: Path, findings: GridFindings) -> Path:
     """Writes ``grid.md``, ``grid.svg`` and ``grid.html``, self-contained, each whole or not at all.
 
     Args:
         folder: where they go.
         findings: what they show.
-        origin: data and command, which the page names with the date and the version.
 
     Returns:
         The page's path.
@@ -48,11 +47,13 @@ def write_grid(folder: Path, findings: GridFindings, *, origin: Origin | None = 
 
     with drawing_style():
         cards = arrange(grid_cards(findings))
-        write_figure(folder / FIGURE, sheet(scores_figure(findings)), description=describe_scores(findings))
-    return write_page(folder / PAGE, _page(findings, cards, origin or Origin()))
+        description = f"{describe_scores(findings)} {findings.origin.sentence}"
+        figure = scores_figure(findings, note=findings.origin.day_and_data)
+        write_figure(folder / FIGURE, sheet(figure), description=description)
+    return write_page(folder / PAGE, _page(findings, cards))
 
 
-def _page(findings: GridFindings, cards: Markup, origin: Origin) -> Page:
+def _page(findings: GridFindings, cards: Markup) -> Page:
     prediction, outcome, evidence = findings.symmetry
     main = render(
         "grid.html.j2",
@@ -66,11 +67,11 @@ def _page(findings: GridFindings, cards: Markup, origin: Origin) -> Page:
     return Page(
         title=f"{findings.task}: which normalization",
         main=main,
-        facts=[f"data: {origin.data}"] if origin.data else [],
+        facts=[f"data: {findings.origin.data}"] if findings.origin.data else [],
         lead=findings.advice,
         notes=findings.notes,
         sources=_SOURCE,
-        origin=origin,
+        origin=findings.origin,
     )
 
 
@@ -82,7 +83,7 @@ def _table(numbers: GridTable) -> Table:
 
 
 def grid_markdown(findings: GridFindings) -> str:
-    """The advice first, then all tables, then what theory had said."""
+    """The advice first, then all tables, then what theory had said, and what all of it was made of."""
     prediction, outcome, evidence = findings.symmetry
     paragraphs = [f"# {findings.task}: which normalization", findings.advice]
     for numbers in grid_tables(findings):
@@ -91,7 +92,7 @@ def grid_markdown(findings: GridFindings) -> str:
     paragraphs.append(
         f"- Symmetry, {prediction}: {outcome} ({evidence}).\n- Fisher condition numbers: {findings.kappa_verdict}."
     )
-    return "\n\n".join([*paragraphs, *findings.notes]) + "\n"
+    return "\n\n".join([*paragraphs, *findings.notes, findings.origin.sentence]) + "\n"
 
 
 def markdown_table(text: TextTable) -> str:

@@ -18,6 +18,7 @@ from lightning_normdyn.report.kit.theme import FAINT, RULE
 
 Unit = Literal["number", "share", "power"]
 _FEW_ROWS = 0.025
+_FOOT_LETTERS = 68
 _FEW_READINGS = 0.1
 _LEAST_WIDTH = np.log(1.5)
 
@@ -82,6 +83,17 @@ def axis_note(axes: Axes, text: str) -> None:
     axes.text(
         figure_left + 0.01, 1.035, text, transform=axes.transAxes, va="bottom", ha="left", color=FAINT, fontsize=9
     )
+
+
+def foot_note(axes: Axes, text: str) -> None:
+    """Writes where the numbers come from at the lower edge of the figure, cut to its width; nothing for no text.
+
+    Args:
+        axes: of the figure.
+        text: a line.
+    """
+    line = text if len(text) <= _FOOT_LETTERS else f"{text[: _FOOT_LETTERS - 1]}…"
+    axes.figure.text(0.01, 0.012, line, va="bottom", ha="left", color=FAINT, fontsize=8.5)
 
 
 def _tick(value: float, unit: Unit) -> str:

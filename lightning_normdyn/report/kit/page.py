@@ -7,7 +7,6 @@ page about a run that goes on: that may run one script, known to the browser by 
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lightning_normdyn._version import __version__
 from lightning_normdyn.atomic_file import write_atomically
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.report.kit.theme import colour_rules, page_rules
 
 NORM_LAW_PAPER = "https://arxiv.org/abs/2606.30625"
@@ -31,27 +30,6 @@ RETRIEVAL_NORM_PAPER = "https://arxiv.org/abs/2602.09229"
 
 class DrawingError(RuntimeError):
     """A figure or a page could not be drawn; the message says in one sentence what went wrong, the cause is chained."""
-
-
-class Origin(NamedTuple):
-    """Where a page comes from, as its last line says.
-
-    Attributes:
-        data: what was measured: a data set, a file, a folder.
-        command: that made it, as one would type it.
-        date: of the page, as ``2026-11-29``; today if empty.
-        version: of this package.
-    """
-
-    data: str = ""
-    command: str = ""
-    date: str = ""
-    version: str = __version__
-
-    @property
-    def day(self) -> str:
-        """The date, today's if there is none."""
-        return self.date or datetime.date.today().isoformat()
 
 
 class Link(NamedTuple):

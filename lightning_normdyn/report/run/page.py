@@ -16,9 +16,10 @@ from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.core.object_checks import check_callable, check_instance, check_path
 from lightning_normdyn.history import TargetHistory
 from lightning_normdyn.history.alert_log import read_verdicts
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.history.run_reader import RunReader, find_record
 from lightning_normdyn.history.run_record import RunRecord, list_runs
-from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]

@@ -16,6 +16,7 @@ from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_sequence
 from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation, correlate
 from lightning_normdyn.core.statistics.near_dead import NearDead, near_dead_rows
+from lightning_normdyn.retrieval.audit.directions import DirectionHealth, health_of
 from lightning_normdyn.retrieval.audit.groups import GroupNorms, group_norms
 from lightning_normdyn.retrieval.audit.ranking_audit import (
     JudgedQueries,
@@ -53,6 +54,8 @@ class Audit(NamedTuple):
         zeros: rows of the first zero vectors.
         near_dead: rows of the first vectors that are not zero and shorter than the others by so much that nothing but
             decay, underflow or a broken input makes them so (:func:`~lightning_normdyn.core.near_dead_rows`).
+        directions: their health, of a random sample of the vectors that are neither zero nor near dead; ``None`` of
+            fewer than 20.
         ranking: what norms do to judged rankings; ``None`` without queries or with vectors of length one.
         norms: of every row, float64 ``[n]``.
     """
@@ -68,12 +71,13 @@ class Audit(NamedTuple):
     shortest: tuple[int, ...]
     zeros: tuple[int, ...]
     near_dead: tuple[int, ...]
+    directions: DirectionHealth | None
     ranking: RankingAudit | None
     norms: Tensor
 
     @property
     def says_nothing(self) -> bool:
-        """Whether there is nothing to find, all vectors having length one."""
+        """Whether norms have nothing to say, all vectors having length one."""
         return self.saturation.kind == "unit"
 
 
@@ -141,8 +145,11 @@ def audit_norms(
     saturation = norm_saturation(living_norms, sample, last_layer=last_layer)
     zeros = tuple((norms == 0).nonzero().squeeze(1)[:_LISTED_ROWS].tolist())
     near_dead = tuple(_shortest_but_zero(census, norms))
+    directions = health_of(sample, int((living_norms > 0).sum()))
     if saturation.kind == "unit":
-        return Audit(scan.dim, distribution, saturation, {}, 0, (), [], (), (), zeros, near_dead, None, norms)
+        return Audit(
+            scan.dim, distribution, saturation, {}, 0, (), [], (), (), zeros, near_dead, directions, None, norms
+        )
     # Of equal norms the earlier row comes first, whatever their number.
     order = norms.argsort(stable=True)
     shortest = order[living_norms[order] > 0][:extremes]
@@ -167,6 +174,7 @@ def audit_norms(
         tuple(shortest.tolist()),
         zeros,
         near_dead,
+        directions,
         None
         if judged_queries is None
         else audit_ranking(spread, norms, judged_queries, control=control, living_rows=living_norms > 0),
@@ -245,6 +253,7 @@ def _check(
 _FILE_KEYS = {"lost_gain": "lost", "judged_count": "judged", "had_unit_step": "normalised"}
 """Fields that are no nouns in the file: its keys stay for its readers, while a field says what it counts or holds."""
 _FLAT_INTERVALS = ("alpha", "gain")
+_WEIGHTS = "weights"  # of a last layer: hundreds of numbers that the model has
 
 
 def json_fields(record: Any) -> dict[str, object]:
@@ -261,6 +270,8 @@ def json_fields(record: Any) -> dict[str, object]:
     """
     fields: dict[str, object] = {}
     for name, value in record._asdict().items():
+        if isinstance(record, LastLayer) and name == _WEIGHTS:
+            continue
         if isinstance(record, Calibration) and name in _FLAT_INTERVALS:
             fields |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.statistics.interval import Interval, check_level
 
-_LEAST = 10
+LEAST_ITEMS = 10
+"""Of a group that is compared, and of all others beside it."""
 _MOST = 200
 
 
@@ -147,7 +148,10 @@ def _groups(labels: Sequence[str | None], usable: Tensor) -> _Groups:
     codes[~usable] = -1
     sizes = torch.bincount(codes[codes >= 0], minlength=len(numbers)).tolist()
     large = sorted(
-        (group for group, code in numbers.items() if sizes[code] >= _LEAST), key=lambda group: -sizes[numbers[group]]
+        (group for group, code in numbers.items() if sizes[code] >= LEAST_ITEMS),
+        key=lambda group: -sizes[numbers[group]],
     )
     total = sum(sizes)
-    return _Groups(codes, {group: numbers[group] for group in large[:_MOST] if total - sizes[numbers[group]] >= _LEAST})
+    return _Groups(
+        codes, {group: numbers[group] for group in large[:_MOST] if total - sizes[numbers[group]] >= LEAST_ITEMS}
+    )

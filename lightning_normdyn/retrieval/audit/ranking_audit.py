@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.audit.groups import difference
+from lightning_normdyn.retrieval.audit.judged_pairs import JudgedPairs
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
@@ -32,6 +34,7 @@ from lightning_normdyn.retrieval.exponent.verdict import ScoringVerdict, scoring
 from lightning_normdyn.retrieval.search.document_chunks import Spread
 from lightning_normdyn.retrieval.search.top_k import TopK, checked_queries, merged_top_k
 from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
+from lightning_normdyn.retrieval.uses.hubness import Popularity, popularity_share
 
 FOLDS = 5
 _LEAST_SPREAD = 1e-3
@@ -93,6 +96,9 @@ class RankingAudit(NamedTuple):
         confidence: how well a query's norm, its best document's norm, similarity and margin tell good rankings from
             bad ones at exponent 0; norms that are all alike are left out, and ``None`` stands for a single document.
         relevance: Cohen's d between the norms of documents that some query wants and of the rest.
+        popularity: what the documents that are returned most take of the rankings' places, at each exponent.
+        alignment: mean squared distance of the unit vectors of a query and of a document that is relevant to it, the
+            best of its vectors where it has several; the interval is over queries.
         queries: in all.
         judged_count: queries with a direction and a relevant document.
     """
@@ -104,8 +110,15 @@ class RankingAudit(NamedTuple):
     confounds: ConfoundReport | None
     confidence: dict[str, Confidence] | None
     relevance: Interval
+    popularity: tuple[Popularity, ...]
+    alignment: Interval
     queries: int
     judged_count: int
+
+    @property
+    def has_popularity(self) -> bool:
+        """Whether there are queries enough to tell popular documents from those that chance prefers."""
+        return all(math.isfinite(popularity.held_out.value) for popularity in self.popularity)
 
     @property
     def verdict(self) -> ScoringVerdict:
@@ -193,11 +206,13 @@ def audit_ranking(
     norm_sweeps["norm"].search.check(len(norms))
     parts = judged_queries.parts
     depth = 2 if parts is None else parts.depth(2)
-    part_rankings = list(spread(RankingPass(tuple(norm_sweeps.values()), judged_queries.queries, depth)))
-    sweeps = {
-        name: norm_sweep.search.sweep([part.sweeps[number] for part in part_rankings])
+    pairs = JudgedPairs.of(judged_queries.queries, judged_queries.judgements, parts)
+    part_rankings = list(spread(RankingPass(tuple(norm_sweeps.values()), judged_queries.queries, depth, pairs)))
+    rankings = {
+        name: norm_sweep.search.rankings([part.sweeps[number] for part in part_rankings])
         for number, (name, norm_sweep) in enumerate(norm_sweeps.items())
     }
+    sweeps = {name: norm_sweeps[name].search.measured(ranking) for name, ranking in rankings.items()}
     best = None
     if len(norms) > 1:
         first_rows = [part.first_row for part in part_rankings]
@@ -207,7 +222,8 @@ def audit_ranking(
     confounds = None if control is None or by_length is None else _confounds(sweeps, by_length, control)
     norm_sweep = sweeps["norm"]
     zero = int(norm_sweep.alphas.abs().argmin())
-    is_relevant = torch.zeros(len(norms) if parts is None else parts.documents, dtype=torch.bool)
+    document_count = len(norms) if parts is None else parts.documents
+    is_relevant = torch.zeros(document_count, dtype=torch.bool)
     is_relevant[judged_queries.judgements.relevant().documents] = True
     is_relevant = is_relevant if parts is None else is_relevant[parts.owners]
     return RankingAudit(
@@ -218,6 +234,8 @@ def audit_ranking(
         confounds,
         None if best is None else _confidence(judged_queries.queries, norms, best, 1 - norm_sweep.values[zero]),
         difference(norms[is_relevant & living_rows], norms[~is_relevant & living_rows]),
+        tuple(popularity_share(ranking, document_count) for ranking in rankings["norm"]),
+        pairs.alignment(part.pair_cosines for part in part_rankings),
         len(judged_queries.queries),
         int(norm_sweep.values[zero].isfinite().sum()),
     )
@@ -279,11 +297,13 @@ class PartRankings(NamedTuple):
         first_row: the position of the first of them among all.
         sweeps: by the vectors' own norms, and by each that was put in their place.
         best: of each query, at exponent 0: as many as surely hold two documents.
+        pair_cosines: of judged pairs, minus infinity where the document is in another part, ``[p]``.
     """
 
     first_row: int
     sweeps: tuple[PartBest, ...]
     best: TopK
+    pair_cosines: Tensor
 
 
 @dataclass(frozen=True)
@@ -294,11 +314,13 @@ class RankingPass:
         norm_sweeps: to make.
         queries: as encoded, ``[n, d]``.
         depth: vectors of each ranking at exponent 0.
+        pairs: whose cosines are taken.
     """
 
     norm_sweeps: tuple[NormSweep, ...]
     queries: Tensor
     depth: int
+    pairs: JudgedPairs
 
     def __call__(self, chunks: Iterable[Tensor], rows: range) -> PartRankings:
         """Ranks these rows.
@@ -311,8 +333,11 @@ class RankingPass:
         consumers.append(
             lambda chunks: norm_aware_top_k(self.queries, chunks, self.depth, chunk_size=_chunk_size(self.queries))
         )
-        *sweeps, best = share_pass(chunks, consumers)
-        return PartRankings(rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", best))
+        consumers.append(lambda chunks: self.pairs.cosines(chunks, rows))
+        *sweeps, best, cosines = share_pass(chunks, consumers)
+        return PartRankings(
+            rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", best), cast("Tensor", cosines)
+        )
 
 
 def _best_two_documents(best: TopK, parts: DocumentParts) -> TopK:

@@ -13,6 +13,7 @@ Kind = Literal["unit", "constant", "ellipsoid", "clipped", "free", "unclear"]
 _UNIT = 2e-3
 _CONSTANT = 0.01
 _ON_ELLIPSOID = 0.01
+_LEAST_GAIN = 1e-4
 _HYPERPLANE = 1e-5
 _ROWS_A_WEIGHT = 1.25
 _MOST_DIMENSIONS = 1_450  # whose vectors the sample of an audit still holds enough of
@@ -27,6 +28,48 @@ _AT_EDGE = 1e-3
 _PILED_UP = 0.02
 
 
+class NormWeights(NamedTuple):
+    """Learnt weights of a LayerNorm or RMSNorm: its outputs x lie on ``mean ((x_i - b_i) / g_i)² = 1``.
+
+    Attributes:
+        gains: g, none of them 0, float64 ``[d]``.
+        shifts: b, float64 ``[d]``.
+    """
+
+    gains: Tensor
+    shifts: Tensor
+
+    @classmethod
+    def of(cls, gains: Tensor, shifts: Tensor | None, outputs: Tensor) -> NormWeights | None:
+        """The weights, or those with 1 added to the gains, as some layers do; ``None`` where outputs lie on neither.
+
+        Args:
+            gains: as the layer has them, ``[d]``.
+            shifts: likewise, if it has any.
+            outputs: of the layer itself, ``[..., d]``.
+
+        Example:
+            >>> outputs = torch.nn.functional.layer_norm(torch.randn(3, 8), (8,), weight=torch.full((8,), 3.0))
+            >>> NormWeights.of(torch.full((8,), 2.0), None, outputs).gains[0]
+            tensor(3., dtype=torch.float64)
+        """
+        gains = gains.detach().cpu().double()
+        outputs = outputs.detach().cpu().double().flatten(0, -2)
+        if gains.shape != outputs.shape[1:]:
+            return None
+        shifts = torch.zeros_like(gains) if shifts is None else shifts.detach().cpu().double()
+        candidates = [cls(gains, shifts), cls(1 + gains, shifts)]
+        return next((weights for weights in candidates if weights._holds(outputs)), None)
+
+    def _holds(self, outputs: Tensor) -> bool:
+        is_whole = bool((self.gains.abs() > _LEAST_GAIN * self.gains.abs().max()).all())
+        return is_whole and bool(((self.heights(outputs) - 1).abs() < _ON_ELLIPSOID).all())
+
+    def heights(self, vectors: Tensor) -> Tensor:
+        """``mean ((x_i - b_i) / g_i)²`` of vectors ``[n, d]``: 1 on the ellipsoid, less inside."""
+        return ((vectors.double() - self.shifts) / self.gains).square().mean(1)
+
+
 class LastLayer(NamedTuple):
     """What a model does last, as far as it concerns norms.
 
@@ -35,12 +78,14 @@ class LastLayer(NamedTuple):
         is_norm: whether that layer normalises (LayerNorm, RMSNorm and the like).
         pooling: how tokens become one vector; empty where the layer's output is the vector.
         had_unit_step: whether a step to length one was taken off for the audit.
+        weights: of that layer, where it is a LayerNorm or RMSNorm.
     """
 
     name: str
     is_norm: bool
     pooling: str
     had_unit_step: bool
+    weights: NormWeights | None = None
 
 
 class Saturation(NamedTuple):
@@ -62,6 +107,8 @@ class Saturation(NamedTuple):
             where it was not needed or cannot be had.
         rows: vectors that these tests saw.
         dim: of the vectors.
+        by_weights: whether ``off_ellipsoid`` is the spread about the ellipsoid of the model's own weights, and nothing
+            was fitted.
     """
 
     kind: Kind
@@ -73,11 +120,17 @@ class Saturation(NamedTuple):
     by_direction: float = math.nan
     rows: int = 0
     dim: int = 0
+    by_weights: bool = False
 
     @property
     def sentence(self) -> str:
         """The finding with the test that it comes from."""
-        if not math.isnan(self.off_ellipsoid):
+        if self.by_weights and self.last_layer is not None:
+            ellipsoid_note = (
+                f", {self.last_layer.pooling or 'what comes after it'} pooling takes the vectors off the ellipsoid of "
+                f"the model's {self.last_layer.name} (spread {self.off_ellipsoid:.1%})"
+            )
+        elif not math.isnan(self.off_ellipsoid):
             ellipsoid_note = ", the vectors lie on no ellipsoid as a final norm layer makes it"
         elif not math.isnan(self.by_direction):
             ellipsoid_note = (
@@ -105,6 +158,12 @@ class Saturation(NamedTuple):
                 f"The model ends in {self.last_layer.name}, which puts vectors on an ellipsoid along the axes (by the "
                 f"model; {self.rows:,} vectors of {self.dim} numbers are too few to see it): norms vary by "
                 f"{self.cv:.1%}, yet each follows from its direction."
+            )
+        if self.by_weights and self.last_layer is not None:
+            return (
+                f"The vectors lie on the ellipsoid of the weights of the model's {self.last_layer.name} (spread "
+                f"{self.off_ellipsoid:.1e}, under {_ON_ELLIPSOID:g}): norms vary by {self.cv:.1%}, yet each follows "
+                "from its direction."
             )
         return (
             f"The vectors lie on an ellipsoid along the axes (held-out spread {self.off_ellipsoid:.1e}, under "
@@ -147,7 +206,8 @@ def norm_saturation(norms: Tensor, sample: Tensor, *, last_layer: LastLayer | No
     sample and tested on the rest, from 3.75 d vectors on. Of fewer, inverse squares of norms are regressed on
     directions ``u_i²`` and ``u_i`` (ridge, each vector left out in turn): on an ellipsoid about the origin they are
     linear in ``u_i²``. What directions do not predict is free; where they do, it may be the ellipsoid or something
-    else, and the model's own last layer decides, if it is at hand.
+    else, and the model's own last layer decides, if it is at hand: its weights are the ellipsoid, so that of any number
+    of vectors, pooled however they may be, it can be said whether they lie on it.
 
     Args:
         norms: of all vectors, ``[n]``; zeros are left out.
@@ -171,6 +231,11 @@ def norm_saturation(norms: Tensor, sample: Tensor, *, last_layer: LastLayer | No
     at_largest = float((positive >= positive.max() * (1 - _AT_EDGE)).double().mean())
     rows, dim = sample.shape
     off, plane = _off_ellipsoid(sample.double())
+    weights = None if last_layer is None else last_layer.weights
+    by_weights = math.isnan(off) and rows > 1 and weights is not None and len(weights.gains) == dim
+    if by_weights and weights is not None:
+        heights = weights.heights(sample)
+        off = float(heights.std(correction=0) / heights.mean())
     by_direction = math.nan
     if bool(((positive - 1).abs() <= _UNIT).all()):
         kind: Kind = "unit"
@@ -188,7 +253,7 @@ def norm_saturation(norms: Tensor, sample: Tensor, *, last_layer: LastLayer | No
         kind = "free" if is_free else "unclear"
     else:
         kind = "free"
-    return Saturation(kind, cv, off, plane, at_largest, last_layer, by_direction, rows, dim)
+    return Saturation(kind, cv, off, plane, at_largest, last_layer, by_direction, rows, dim, by_weights)
 
 
 def _ends_on_ellipsoid(layer: LastLayer | None) -> bool:

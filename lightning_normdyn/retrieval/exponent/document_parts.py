@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.datasets.judgements import Judgements
 
 _DEEPEST = 2**14
 
@@ -51,6 +52,25 @@ class DocumentParts(NamedTuple):
     def documents(self) -> int:
         """How many documents there are, to the last number."""
         return int(self.owners.max()) + 1
+
+    def judgements_of_parts(self, judgements: Judgements) -> Judgements:
+        """Judgements of documents as those of each of their vectors.
+
+        Args:
+            judgements: by number of the document.
+
+        Example:
+            >>> parts = DocumentParts.of(torch.tensor([0, 1, 0]))
+            >>> parts.judgements_of_parts(Judgements.of([(5, 0, 1.0)])).documents.tolist()
+            [0, 2]
+        """
+        counts = torch.bincount(self.owners, minlength=self.documents)
+        vectors, firsts = self.owners.argsort(stable=True), counts.cumsum(0) - counts
+        repeats = counts[judgements.documents]
+        pairs = torch.arange(len(repeats)).repeat_interleave(repeats)
+        places = torch.arange(len(pairs)) - (repeats.cumsum(0) - repeats)[pairs]
+        documents = vectors[firsts[judgements.documents][pairs] + places]
+        return Judgements(judgements.queries[pairs], documents, judgements.grades[pairs])
 
     def depth(self, k: int) -> int:
         """How many vectors must be ranked so that ``k`` documents are surely among them: ``(k - 1) · most + 1``.

@@ -240,22 +240,39 @@ class AlphaSearch(NamedTuple):
         Raises:
             ValueError: if a judgement is of no document.
         """
-        steps, ranking_measure = self.exponents.alphas, measure_named(self.measure)
-        judged_queries = self._judged_queries()
-        values = torch.full((len(steps), len(self.queries)), torch.nan, dtype=torch.float64)
-        if not len(judged_queries):
-            return AlphaSweep(steps, values, self.measure)
+        return self.measured(self.rankings(part_bests))
+
+    def rankings(self, part_bests: Sequence[PartBest]) -> list[Tensor]:
+        """Documents of every judged query's ranking, to the measure's depth, at each exponent, ``[judged, k]`` each.
+
+        Args:
+            part_bests: as :meth:`sweep` takes them.
+
+        Raises:
+            ValueError: if a judgement is of no document.
+        """
+        judged_count, depth = len(self._judged_queries()), measure_named(self.measure).depth
+        if not judged_count:
+            return []
         first_rows = [0, *accumulate(part.documents for part in part_bests)]
         self.check(first_rows[-1])
         best = merged_top_k((part.top_k for part in part_bests), first_rows[:-1], self._depth())
-        judgements = self._relevant()
+        of_vectors = best.indices.view(judged_count, len(self.exponents.alphas), -1).unbind(1)
+        return [rows if self.parts is None else self.parts.ranked(rows, depth) for rows in of_vectors]
+
+    def measured(self, rankings: Sequence[Tensor]) -> AlphaSweep:
+        """The measure of rankings.
+
+        Args:
+            rankings: as :meth:`rankings` gives them.
+        """
+        steps, ranking_measure = self.exponents.alphas, measure_named(self.measure)
+        judged_queries, judgements = self._judged_queries(), self._relevant()
         local_judgements = Judgements(torch.searchsorted(judged_queries, judgements.queries), *judgements[1:])
-        rankings = best.indices.view(len(judged_queries), len(steps), -1)
-        for number, ranked_rows in enumerate(rankings.unbind(1)):
-            indices = ranked_rows if self.parts is None else self.parts.ranked(ranked_rows, ranking_measure.depth)
-            values[number, judged_queries.cpu()] = ranking_measure.of(
-                grade_ranking(indices, local_judgements, depth=ranking_measure.depth)
-            ).cpu()
+        values = torch.full((len(steps), len(self.queries)), torch.nan, dtype=torch.float64)
+        for number, ranking in enumerate(rankings):
+            grades = grade_ranking(ranking, local_judgements, depth=ranking_measure.depth)
+            values[number, judged_queries.cpu()] = ranking_measure.of(grades).cpu()
         return AlphaSweep(steps, values, self.measure)
 
     def _relevant(self) -> Judgements:

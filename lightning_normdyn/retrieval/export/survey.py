@@ -82,6 +82,32 @@ def check_radius(radius: float, metric: Metric, *, half: bool) -> None:
         )
 
 
+def check_scores(radius: float, longest_query: float, *, compares_documents: bool) -> None:
+    """Refuses lengths whose inner products would be infinite in float32, so that the best are all alike.
+
+    Args:
+        radius: the largest norm of a folded vector.
+        longest_query: the largest norm of a query.
+        compares_documents: whether the index compares documents with each other, as a graph does.
+
+    Raises:
+        ValueError: if they are too large.
+
+    Example:
+        >>> check_scores(1e19, 1.0, compares_documents=True)
+        >>> check_scores(1e20, 1.0, compares_documents=True)
+        Traceback (most recent call last):
+        ValueError: embeddings: expected folded lengths whose inner products are within float32, got up to 1e+20, ...
+    """
+    longest = max(longest_query, radius) if compares_documents else longest_query
+    if radius * longest > _LARGEST_SINGLE:
+        partner = "one another" if longest == radius and compares_documents else f"queries of up to {longest_query:.3g}"
+        raise ValueError(
+            f"embeddings: expected folded lengths whose inner products are within float32, got up to {radius:.5g}, "
+            f"with {partner}; divide all embeddings by one number, which changes no ranking"
+        )
+
+
 class BadRowError(ValueError):
     """A row that no export can take.
 

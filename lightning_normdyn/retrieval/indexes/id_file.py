@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+_LARGEST_NUMBER = 2**63 - 1
 _ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 
@@ -93,3 +97,16 @@ def are_rows(ids: Sequence[str]) -> bool:
         (True, False)
     """
     return all(text == str(row) for row, text in enumerate(ids))
+
+
+def whole_numbers(ids: Sequence[str]) -> np.ndarray[Any, Any] | None:
+    """Ids as int64, if each is a whole number written as numbers are, from 0 on.
+
+    Example:
+        >>> whole_numbers(["7", "0"]), whole_numbers(["007", "0"])
+        (array([7, 0]), None)
+    """
+    plain = all(text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in ids)
+    if not plain or any(len(text) > 19 or int(text) > _LARGEST_NUMBER for text in ids):
+        return None
+    return np.array([int(text) for text in ids], dtype=np.int64)

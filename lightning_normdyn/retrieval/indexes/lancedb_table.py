@@ -12,6 +12,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
+from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, local_place
 from lightning_normdyn.retrieval.indexes.writer import (
@@ -22,10 +23,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     Metric,
     SearchPlan,
     SearchResult,
-    check_existing_ids,
-    check_fresh,
-    check_index,
-    check_upsert,
     optional,
     stored_dtype,
 )

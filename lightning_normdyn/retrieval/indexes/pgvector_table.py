@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_normdyn.datasets.payload_columns import json_value
 from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.manifest import Manifest
+from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -24,10 +25,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     Metric,
     SearchPlan,
     SearchResult,
-    check_existing_ids,
-    check_fresh,
-    check_index,
-    check_upsert,
     in_plain_words,
     optional,
     stored_dtype,

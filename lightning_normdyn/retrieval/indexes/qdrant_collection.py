@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sqlite3
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +15,10 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.passwords import without_passwords
+from lightning_normdyn.retrieval.indexes.fresh_name import FreshName
 from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
 from lightning_normdyn.retrieval.indexes.qdrant_points import PointId, Points, free_id, payloads
+from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -28,16 +27,11 @@ from lightning_normdyn.retrieval.indexes.writer import (
     Metric,
     SearchPlan,
     SearchResult,
-    check_existing_ids,
-    check_fresh,
-    check_index,
-    check_upsert,
     in_plain_words,
     optional,
 )
 
 _BATCH = 1024
-_LONGEST_EXPORT_SECONDS = 24 * 3600
 _LONGEST_NAME = 220  # of the 255 bytes of a file's name; an export adds 26
 _NOT_IN_NAMES = '<>:"/\\|?*\0'
 _SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
@@ -47,10 +41,8 @@ _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", 
 class QdrantCollection:
     """A collection of Qdrant under dot product.
 
-    Vectors go into a collection of their own, ``<name>-normdyn-<seconds>-<eight letters>``, to which the alias
-    ``<name>`` is moved in one step at the end. One that no alias leads to is what a killed export left, and is removed
-    by the next: in a folder, which one process opens at a time, at once; on a server, where another export may be
-    filling it, after a day. The same export, started again, goes on from it instead.
+    Vectors go into a collection of their own (:class:`~.fresh_name.FreshName`), to which the alias ``<name>`` is moved
+    in one step at the end.
 
     Numbers and UUIDs are ids of points as they are, of other ids the UUID5 is; the payload ``id`` holds the text.
 
@@ -73,7 +65,8 @@ class QdrantCollection:
         self.rows_done = 0
         self._manifest = Manifest(1.0)
         self.destination, self.name = destination, destination.name
-        self._fresh = f"{self.name}-normdyn-{int(time.time()):x}-{uuid.uuid4().hex[:8]}"
+        self._fresh_name = FreshName(self.name)
+        self._fresh = self._fresh_name.without_key()
         self._client: Any = None
         self._old_collection: str | None = None
         self._moving = False
@@ -131,17 +124,12 @@ class QdrantCollection:
         """Whether a killed export of the same key left its collection, which is then filled further."""
         if resume_key is None:
             return False
-        pattern = re.compile(rf"{re.escape(self.name)}-normdyn-[0-9a-f]+-{resume_key[:8]}")
-        in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
-        names = [collection.name for collection in self._client.get_collections().collections]
-        seconds = int(time.time())
-        while (fresh := f"{self.name}-normdyn-{seconds:x}-{resume_key[:8]}") in names:  # by the same export
-            seconds -= 1
-        self._fresh = fresh
-        leftovers = sorted(name for name in names if pattern.fullmatch(name) and name not in in_use)
-        if not leftovers:
+        unused = self._unused_names()
+        self._fresh = self._fresh_name.of_key(resume_key, unused)
+        leftover = self._fresh_name.latest_of_key(resume_key, unused)
+        if leftover is None:
             return False
-        self._fresh = leftovers[-1]
+        self._fresh = leftover
         # Of the last batch some points may be missing; those that are there are written again.
         self.rows_done = max(0, self._client.count(self._fresh, exact=True).count - _BATCH)
         caution(
@@ -308,16 +296,14 @@ class QdrantCollection:
         self._client.close()
         self._client = None
 
-    def _remove_leftovers(self) -> None:
-        pattern = re.compile(rf"{re.escape(self.name)}-normdyn-([0-9a-f]+)-[0-9a-f]{{8}}")
+    def _unused_names(self) -> list[str]:
+        """Collections that no alias leads to."""
         in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
-        latest = time.time() - (_LONGEST_EXPORT_SECONDS if self._remote else 0)
         names = [collection.name for collection in self._client.get_collections().collections]
-        leftovers = [
-            name
-            for name in names
-            if name not in in_use and (match := pattern.fullmatch(name)) and int(match[1], 16) <= latest
-        ]
+        return [name for name in names if name not in in_use]
+
+    def _remove_leftovers(self) -> None:
+        leftovers = self._fresh_name.leftovers(self._unused_names(), shared=self._remote)
         for name in leftovers:
             self._client.delete_collection(name)
         if leftovers:

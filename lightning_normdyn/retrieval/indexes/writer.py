@@ -172,6 +172,7 @@ class SearchPlan(NamedTuple):
         augmented: whether vectors have one dimension more, for which queries need a zero.
         prefix: numbers of a query that count; ``None`` for all.
         has_id_file: whether ids lie in a file beside the vectors.
+        dim: numbers a vector as stored.
     """
 
     destination: Destination
@@ -182,6 +183,12 @@ class SearchPlan(NamedTuple):
     augmented: bool = False
     prefix: int | None = None
     has_id_file: bool = False
+    dim: int = 0
+
+    @property
+    def is_reweighted(self) -> bool:
+        """Whether scores are made with norms that lie beside the vectors."""
+        return self.norm_power not in (None, 0)
 
     @property
     def weight(self) -> str:
@@ -226,6 +233,8 @@ class IndexTarget(NamedTuple):
         extra: of the installation that brings the package it needs; ``None`` for plain files.
         place: where the vectors are, in words, ``{out}`` and ``{name}`` standing for those of the destination.
         candidates: what ``--index auto`` builds on a sample; it is refused where there are none.
+        ending: of the name of the file, where it is one.
+        feed: how a server takes in what was written, where that is a feed for one.
     """
 
     writer: Callable[[Destination], IndexWriter]
@@ -234,6 +243,8 @@ class IndexTarget(NamedTuple):
     extra: str | None = None
     place: str = "{out}"
     candidates: Sequence[Candidate] = ()
+    ending: str = ""
+    feed: Callable[[SearchPlan], str] | None = None
 
     def hint(self, plan: SearchPlan) -> str:
         """How it is searched: lines that can be run, or else words.
@@ -263,119 +274,29 @@ def optional(module: str, *, extra: str) -> Any:
     """Imports a package that a plain installation leaves out.
 
     Raises:
-        ModuleNotFoundError: if it is not installed, with the extra that brings it.
+        ModuleNotFoundError: if it is not installed or cannot be loaded, with the extra that brings it.
 
     Example:
         >>> optional("math", extra="none").pi
         3.141592653589793
     """
+    name = module.partition(".")[0]
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        name = module.partition(".")[0]
         raise ModuleNotFoundError(
             f"this target needs {name}; install with: pip install 'lightning-normdyn[{extra}]'"
+        ) from error
+    except ImportError as error:  # one that is there in parts, or for another machine
+        raise ModuleNotFoundError(
+            f"this target needs {name}, which is installed but cannot be loaded ({in_plain_words(error)}); install it "
+            f"anew with: pip install --force-reinstall 'lightning-normdyn[{extra}]'"
         ) from error
 
 
 def stored_dtype(dtype: Storage) -> torch.dtype:
     """The type of that name."""
     return {"float32": torch.float32, "float16": torch.float16}[dtype]
-
-
-def check_index(index: str, choices: Sequence[str], *, target: str) -> None:
-    """Refuses an index that a target does not have.
-
-    Raises:
-        ValueError: if it is none of ``choices``.
-    """
-    if index not in choices:
-        raise ValueError(f"index: expected {' or '.join(choices)} for {target}, got {index!r}")
-
-
-def check_fresh(destination: Destination, *, target: str) -> None:
-    """Refuses to append where vectors are replaced as a whole.
-
-    Raises:
-        ValueError: if that was asked for.
-    """
-    if destination.append:
-        raise ValueError(
-            f"append: expected npy, parquet, safetensors or faiss, got {target}; add rows to it with --upsert"
-        )
-    if destination.upsert and destination.overwrite:
-        raise ValueError("upsert: expected no overwrite beside it, which replaces what is there; leave one out")
-
-
-def check_vectors_alone(destination: Destination, *, target: str) -> None:
-    """Refuses what collections and tables of databases alone can do.
-
-    Raises:
-        ValueError: if it was asked for.
-    """
-    databases = "qdrant, lancedb or pgvector"
-    if destination.upsert:
-        raise ValueError(f"upsert: expected {databases}, got {target}; add rows to a file with --append")
-    if destination.payload:
-        raise ValueError(f"payload: expected {databases}, got {target}, which holds vectors alone; leave it out")
-
-
-def check_upsert(existing: Manifest | None, manifest: Manifest, *, place: str) -> None:
-    """Refuses to put vectors among others that carry another power of the norm.
-
-    Args:
-        existing: what was noted of those that are there; ``None`` if no export wrote them.
-        manifest: of those that are to come.
-        place: what holds them, in words.
-
-    Raises:
-        ValueError: if they differ, or it cannot be known.
-
-    Example:
-        >>> check_upsert(Manifest(1.0), Manifest(0.5), place="the table 'docs'")
-        Traceback (most recent call last):
-            ...
-        ValueError: upsert: expected exponent 1.0 as of the vectors in the table 'docs', got 0.5; export with the ...
-    """
-    if manifest.radius is not None:
-        raise ValueError(
-            "upsert: expected no augment, whose dimension is made for all vectors at once; export all with --overwrite"
-        )
-    if existing is None and (manifest.keep_norm or manifest.exponent != 1):
-        raise ValueError(
-            f"upsert: expected embeddings as they are (--normalization dot), since {place} was filled by something "
-            f"else, got exponent {manifest.exponent:g}{' and norms apart' if manifest.keep_norm else ''}; export all "
-            "that it holds with --overwrite"
-        )
-    for name in ("exponent", "keep_norm", "metric", "radius", "dtype"):
-        theirs, ours = getattr(existing, name, None), getattr(manifest, name)
-        if existing is not None and ours != theirs:
-            raise ValueError(
-                f"upsert: expected {name} {theirs!r} as of the vectors in {place}, got {ours!r}; export with the same "
-                "options, or all anew with --overwrite"
-            )
-
-
-def check_existing_ids(existing_ids: Sequence[str], new_ids: Sequence[str], *, place: str, overwrite: bool) -> None:
-    """Refuses to replace vectors unless that was asked for and every id of theirs gets a new one.
-
-    Args:
-        existing_ids: ids that are there.
-        new_ids: ids that are to come.
-        place: what holds them, in words.
-        overwrite: whether it was asked for.
-
-    Raises:
-        ValueError: if one is missing, or it was not.
-    """
-    extra_ids = sorted(set(existing_ids).difference(new_ids))
-    if extra_ids:
-        raise ValueError(
-            f"out: {place} holds {len(extra_ids):,} other ids, '{extra_ids[0]}' among them, which keep vectors of "
-            "another kind; export all that it holds, or choose another name"
-        )
-    if not overwrite:
-        raise ValueError(f"out: {place} exists already; pass --overwrite to replace it, or choose another name")
 
 
 _NUMBER_OF_THE_SYSTEM = re.compile(r"\[Errno -?\d+\] ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -28,6 +28,7 @@ class TrainingPair(NamedTuple):
         hard_negatives: documents that do not answer the query, as many for every pair.
         hard_negative_ids: of each, as ``document_id``: one that answers another query of the batch is no negative of
             that one. None, or one for each.
+        grade: how well the document answers, in the unit of the source, where a loss wants to know.
     """
 
     query: Any
@@ -36,6 +37,7 @@ class TrainingPair(NamedTuple):
     document_id: int
     hard_negatives: tuple[Any, ...] = ()
     hard_negative_ids: tuple[int, ...] = ()
+    grade: float | None = None
 
 
 class Sized(Protocol):
@@ -44,6 +46,14 @@ class Sized(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, place: int) -> TrainingPair: ...
+
+
+@runtime_checkable
+class DocumentHolder(Protocol):
+    """A module that may know embeddings of documents already, whose loader is then left out of an evaluation."""
+
+    def has_documents(self, documents: Sequence[Any]) -> bool:
+        """Whether these very documents need not be encoded again."""
 
 
 Pairs = Sized | IterableDataset[TrainingPair]
@@ -72,8 +82,8 @@ class ContrastData(LightningDataModule):
 
     A training batch is ``{"queries", "documents", "query_ids", "document_ids"}`` and, where the source has any,
     ``"hard_negatives"`` (one after the other, those of the first pair first) with their ``"hard_negative_ids"``
-    ``[pairs, k]``; texts stay lists of str, tensors are stacked. An evaluation has two loaders, queries first, with
-    batches ``{"places", "inputs"}``; long texts come first.
+    ``[pairs, k]``, or ``"grades"`` ``[pairs]``; texts stay lists of str, tensors are stacked. An evaluation has two
+    loaders, queries first, with batches ``{"places", "inputs"}``; long texts come first.
 
     A family overrides :meth:`training_pairs` and :meth:`evaluation`, and :meth:`floors` where something needs no
     training.
@@ -109,6 +119,10 @@ class ContrastData(LightningDataModule):
 
         Asked for once a split.
         """
+        return {}
+
+    def out_of_domain(self) -> dict[str, ContrastData]:
+        """Further sets by name, whose test splits a grid measures beside this one's; none unless overridden."""
         return {}
 
     def setup(self, stage: str) -> None:
@@ -150,6 +164,8 @@ class ContrastData(LightningDataModule):
 
     def _evaluation_loaders(self, split: Split) -> list[DataLoader[Any]]:
         sides = self.evaluation(split)
+        task: Any = self.trainer.lightning_module if self.trainer is not None else None
+        are_encoded = isinstance(task, DocumentHolder) and task.has_documents(sides.documents)
         return [
             DataLoader(
                 _PlacedInputs(inputs),
@@ -157,7 +173,7 @@ class ContrastData(LightningDataModule):
                 collate_fn=_collate_placed,
                 num_workers=self.workers,
             )
-            for inputs in (sides.queries, sides.documents)
+            for inputs in ((sides.queries,) if are_encoded else (sides.queries, sides.documents))
         ]
 
 
@@ -193,6 +209,8 @@ def collate_pairs(pairs: Sequence[TrainingPair]) -> dict[str, Any]:
         batch["hard_negatives"] = collate_inputs(negatives)
         if all(pair.hard_negative_ids for pair in pairs):
             batch["hard_negative_ids"] = torch.tensor([pair.hard_negative_ids for pair in pairs])
+    if pairs[0].grade is not None:
+        batch["grades"] = torch.tensor([pair.grade for pair in pairs])
     return batch
 
 

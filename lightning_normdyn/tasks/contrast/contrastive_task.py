@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
+import torch
 from einops import rearrange
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW
 
 from lightning_normdyn.core.number_checks import check_not_negative, check_positive
 from lightning_normdyn.losses import ContrastiveMixin
@@ -18,9 +18,8 @@ from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES, Normalizati
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
 from lightning_normdyn.tasks.contrast.embedding_table import EmbeddingTable
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
+from lightning_normdyn.tasks.contrast.schedules import Schedule, check_schedule, decayed
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
-
-Schedule = Literal["cosine", "constant"]
 
 
 class ContrastiveTask(ContrastiveMixin, LightningModule):
@@ -40,7 +39,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         temperature: what scores are divided by.
         lr: the peak of the learning rate.
         weight_decay: decoupled; the loss's own parameters have none.
-        schedule: ``cosine`` down to nothing over the trainer's steps, or ``constant``.
+        schedule: ``cosine`` or ``linear`` down to nothing over the trainer's steps, or ``constant``.
         warmup: share of the steps in which the rate rises to its peak.
         contrastive: further options of :class:`lightning_normdyn.losses.InfoNCE`.
 
@@ -75,8 +74,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         check_not_negative(warmup=warmup)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup: expected a share of the steps from 0 to below 1, got {warmup}")
-        if schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule: expected 'cosine' or 'constant', got {schedule!r}")
+        check_schedule(schedule)
         self.lr = lr
         self.weight_decay = weight_decay
         self.schedule = schedule
@@ -84,6 +82,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         self.encoded: Encoded | None = None
         self._tables = (EmbeddingTable(), EmbeddingTable())
         self._floors: dict[str, dict[str, float]] = {}
+        self._held: Encoded | None = None
 
     def encode_queries(self, inputs: Any) -> Tensor:
         """Embeddings ``[b, d]`` of a batch of query inputs, before any normalisation."""
@@ -128,8 +127,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """The contrastive loss of a batch; a family with a loss of another kind overrides it."""
         queries, documents = self.encode_queries(batch["queries"]), self.encode_documents(batch["documents"])
-        ids = ("query_ids", "document_ids", "hard_negative_ids")
-        options = {name: batch[name] for name in ids if name in batch}
+        options = pair_ids(batch)
         if "hard_negatives" in batch:
             negatives = self.encode_documents(batch["hard_negatives"])
             options["hard_negatives"] = rearrange(negatives, "(query k) d -> query k d", query=len(queries))
@@ -187,12 +185,38 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
                 "share for it"
             )
         queries, has_query = tables[0].gathered(self, len(sides.queries))
-        documents, has_document = tables[1].gathered(self, len(sides.documents))
+        if self._held is not None and self.has_documents(sides.documents):
+            documents = self._held.documents
+            has_document = torch.ones(len(documents), dtype=torch.bool)
+        else:
+            documents, has_document = tables[1].gathered(self, len(sides.documents))
         refuse_diverged(split, queries=queries, documents=documents)
         if has_query.all() and has_document.all():
             return Encoded.of(queries, documents, sides)
         sides = sides.select(has_query, has_document)
         return Encoded.of(queries[has_query], documents[has_document], sides)
+
+    @contextmanager
+    def holding_documents(self, encoded: Encoded | None) -> Iterator[None]:
+        """Evaluations inside take over the embeddings of an encoded split, where they search the very same documents.
+
+        Weights must not change in between.
+
+        Args:
+            encoded: the split; ``None``, or one that lacks documents of its source, for nothing to take over.
+        """
+        self._held = encoded
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def has_documents(self, documents: Sequence[Any]) -> bool:
+        """Whether these very documents are held."""
+        split = None if self._held is None else self._held.split
+        if split is None or not len(documents):
+            return False
+        return split.documents is documents or (isinstance(documents, range) and split.documents == documents)
 
     def _data(self) -> ContrastData:
         data = getattr(self.trainer, "datamodule", None)
@@ -203,23 +227,31 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
             )
         return data
 
+    def encoder_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of all but what the loss learns; a family with rates of its own overrides it."""
+        loss_ids = {id(parameter) for parameter in self.contrast.parameters()}
+        return [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in loss_ids]}]
+
     def configure_optimizers(self) -> Any:
         """AdamW; what the loss learns has no length to decay."""
-        loss_parameters = list(self.contrast.parameters())
-        loss_ids = {id(parameter) for parameter in loss_parameters}
-        encoders = [p for p in self.parameters() if p.requires_grad and id(p) not in loss_ids]
-        groups: list[dict[str, Any]] = [{"params": encoders}]
+        groups, loss_parameters = self.encoder_groups(), list(self.contrast.parameters())
         if loss_parameters:
             groups.append({"params": loss_parameters, "weight_decay": 0.0})
         optimizer = AdamW(groups, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay)
-        if self.schedule == "constant":
+        steps = float("inf") if self.schedule == "constant" else self.trainer.estimated_stepping_batches
+        scheduler = decayed(optimizer, self.schedule, steps, warmup=self.warmup)
+        if scheduler is None:
             return optimizer
-        scheduler = cosine_decay(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Nothing of an evaluation is kept."""
         self.encoded = None
+
+
+def pair_ids(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a batch that say which queries and documents are the same."""
+    return {name: batch[name] for name in ("query_ids", "document_ids", "hard_negative_ids") if name in batch}
 
 
 def refuse_diverged(split: Split, **sides: Tensor) -> None:
@@ -253,38 +285,3 @@ def refuse_single_pair(task: Any, pairs: int) -> None:
             "batch_size: expected 2 pairs a step or more, which are negatives of each other, got 1, whose loss is 0 "
             "whatever the embeddings; take larger batches, hard negatives or a queue_size"
         )
-
-
-def cosine_decay(optimizer: Optimizer, steps: float, *, warmup: float = 0.0, floor: float = 0.0) -> LambdaLR:
-    """Rises in a line to the optimizer's rate, then falls along half a cosine.
-
-    Args:
-        optimizer: whose groups all follow, each from its own rate.
-        steps: of the whole run.
-        warmup: share of the steps in which the rate rises.
-        floor: where it ends, as a share of the peak.
-
-    Raises:
-        ValueError: if nobody knows how long the run is.
-
-    Example:
-        >>> import torch
-        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-        >>> scheduler = cosine_decay(optimizer, 4)
-        >>> [round(scheduler.lr_lambdas[0](step), 2) for step in range(5)]
-        [1.0, 0.85, 0.5, 0.15, 0.0]
-    """
-    if math.isinf(steps):
-        raise ValueError(
-            "schedule: 'cosine' needs to know where training ends; set the trainer's max_steps or max_epochs, or "
-            "choose schedule='constant'"
-        )
-    warmup_steps = round(warmup * steps)
-
-    def share(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
-
-    return LambdaLR(optimizer, share)

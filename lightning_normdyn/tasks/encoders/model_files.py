@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_SECONDS = 3.0  # that the hub has to answer in
 _SAFE, _SHARDS, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
@@ -33,10 +34,16 @@ class ModelFiles:
     def __init__(self, model: str) -> None:
         self.model = model
         self.is_folder = Path(model).is_dir()
+        self._is_offline: bool | None = None
 
     def path(self, file: str) -> Path | None:
         """Where a file lies on this machine."""
-        place = Path(self.model) / file if self.is_folder else _downloaded(self.model, file)
+        if self.is_folder:
+            place: Path | None = Path(self.model) / file
+        else:
+            if self._is_offline is None:
+                self._is_offline = not _hub_answers(self.model)
+            place = _downloaded(self.model, file, from_cache=self._is_offline)
         return place if place is not None and place.is_file() else None
 
     def object(self, file: str) -> dict[str, Any] | None:
@@ -134,12 +141,31 @@ def unknown(model: str, error: Exception) -> ValueError:
     )
 
 
-def _downloaded(model: str, file: str) -> Path | None:
+def _hub_answers(model: str) -> bool:
+    """Whether the hub can be reached, asked once: of each file the library asks six times within half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(model, timeout=_SECONDS)
+    except HFValidationError as error:
+        raise ValueError(
+            f"model: expected a folder or a name on the model hub, got '{model}': there is no such folder here, and "
+            "the hub has no such names; check the path"
+        ) from error
+    except HfHubHTTPError:  # an answer, which is told apart where the file is asked for
+        return True
+    except Exception:  # of whatever client the library has, or its own for offline mode
+        return False
+    return True
+
+
+def _downloaded(model: str, file: str, *, from_cache: bool) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from transformers.utils.hub import cached_file
 
     try:
-        path = cached_file(model, file)
+        path = cached_file(model, file, local_files_only=from_cache)
     except OSError as error:
         if "does not appear to have a file named" in str(error):
             return None

@@ -10,9 +10,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.object_checks import check_instance
+from lightning_normdyn.tasks.encoders.layer_stack import LayerStack
+from lightning_normdyn.tasks.encoders.lora import Lora
 from lightning_normdyn.tasks.encoders.model_files import ModelFiles, unknown
 from lightning_normdyn.tasks.encoders.prompts import PromptedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_layers import SentenceLayers
@@ -43,6 +47,9 @@ class PretrainedTextEncoder(PromptedTextEncoder):
             out, what the model's folder says (``max_seq_length``, else its tokenizer). Never more than the model has
             positions.
         frozen: whether the weights stay as they are.
+        frozen_layers: layers from the bottom that stay as they are, and the token embeddings with them, which alone do
+            so at 0; left out, all train.
+        lora: adapters that train in place of the transformer's weights; layers behind the pooling train as ever.
         dtype: of the weights; ``auto`` as they are stored. Left out, float32, which is said where they are stored in
             half precision: steps of a fine-tuning rate are lost in half precision.
         prompt: before texts that are neither queries nor documents: a name of the model's prompts, or a text, which
@@ -63,6 +70,8 @@ class PretrainedTextEncoder(PromptedTextEncoder):
         pooling: Pooling | None = None,
         max_length: int | None = None,
         frozen: bool = False,
+        frozen_layers: int | None = None,
+        lora: Lora | None = None,
         dtype: Precision | None = None,
         prompt: str | None = None,
         query_prompt: str | None = None,
@@ -77,6 +86,7 @@ class PretrainedTextEncoder(PromptedTextEncoder):
         if max_length is not None:
             check_count(max_length=max_length)
         check_flag(frozen=frozen, trust_remote_code=trust_remote_code)
+        _check_training(frozen, frozen_layers, lora)
         transformers_classes()
         modules = _transformer_modules(model, pooling)
         self.set_prompts(modules.prompts, prompt=prompt, query_prompt=query_prompt, document_prompt=document_prompt)
@@ -91,6 +101,10 @@ class PretrainedTextEncoder(PromptedTextEncoder):
         # Loaded in evaluation mode, which a trainer would keep: dropout would never be on.
         self.layers = SentenceLayers(files, modules.layers, self.model.config.hidden_size * len(self.modes))
         self.train().requires_grad_(not frozen)
+        if frozen_layers is not None:
+            LayerStack(self.model).freeze(frozen_layers)
+        if lora is not None:
+            lora.adapt(self.model)
         self.dim: int = self.layers.dim
         self.stated_length = modules.max_length or _tokenizer_length(self.tokenizer)
         self.positions = _most_tokens(self.model)
@@ -98,7 +112,9 @@ class PretrainedTextEncoder(PromptedTextEncoder):
         self.max_length = min((length for length in lengths if length is not None), default=None)
         _leave_out_pooler(self.model)
         stored = files.stored_dtype(modules.first.path)
-        self.cautions = [*self.notes(model), *_on_precision(self.model, stored, dtype, frozen=frozen)]
+        trained_weights = self.model.parameters() if lora is None else ()
+        is_frozen = not any(weight.requires_grad for weight in trained_weights)
+        self.cautions = [*self.notes(model), *_on_precision(self.model, stored, dtype, frozen=is_frozen)]
         for caution in self.cautions:
             warnings.warn(f"model: {caution}", stacklevel=2)
 
@@ -136,12 +152,32 @@ class PretrainedTextEncoder(PromptedTextEncoder):
         embeddings: Tensor = self.layers(pooled)
         return embeddings
 
+    def layer_parameters(self) -> list[list[Parameter]]:
+        """Parameters of the token embeddings and of each layer; those behind the pooling go with the top layer."""
+        layers = LayerStack(self.model).parameters()
+        layers[-1] += self.layers.parameters()
+        return layers
+
     def _prompt_tokens(self, prompt: str) -> int:
         """Tokens that come before those of a text, without a special one at the end."""
         ids = self.tokenizer([prompt], truncation=self.max_length is not None, max_length=self.max_length)["input_ids"][
             0
         ]
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
+
+
+def _check_training(frozen: bool, frozen_layers: int | None, lora: Lora | None) -> None:
+    """Refuses ways to train a part of the weights that exclude each other."""
+    if frozen_layers is not None:
+        check_count(0, frozen_layers=frozen_layers)
+    check_instance(Lora, optional=True, lora=lora, hint="Lora(rank=8) is usual")
+    choices = {"frozen": frozen, "frozen_layers": frozen_layers is not None, "lora": lora is not None}
+    names = [name for name, is_chosen in choices.items() if is_chosen]
+    if len(names) > 1:
+        raise ValueError(
+            f"{names[1]}: expected one of frozen, frozen_layers and lora at most, got {' and '.join(names)}; each says "
+            "by itself which weights stay as they are"
+        )
 
 
 def _transformer_modules(model: str, pooling: Pooling | None) -> SentenceModules:

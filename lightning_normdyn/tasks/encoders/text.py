@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 
 class TextEncoder(nn.Module):
@@ -39,3 +40,7 @@ class TextEncoder(nn.Module):
     def encode_documents(self, texts: Sequence[str]) -> Tensor:
         """The same of documents."""
         return self.encode(texts)
+
+    def layer_parameters(self) -> list[list[Parameter]]:
+        """All parameters by layer, the lowest first; one list of all where layers cannot be told apart."""
+        return [list(self.parameters())]

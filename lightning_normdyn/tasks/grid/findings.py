@@ -1,4 +1,4 @@
-"""Findings of a grid: the learning rate of each variant, comparison, verdicts and notes."""
+"""Findings of a grid: comparison of its variants, each at its own settings, verdicts and notes."""
 
 from __future__ import annotations
 
@@ -10,34 +10,18 @@ from torch import Tensor
 
 from lightning_normdyn.core.statistics.variant_comparison import (
     FEWEST_QUERIES,
-    NO_DIFFERENCE,
     VariantComparison,
     compare_variants,
 )
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.grid.answer import NEW, SEEN, advise, counted, part_sentence
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
+from lightning_normdyn.tasks.grid.tuning import choose, chosen_settings, has_values, trials_of
 
 REFERENCE = "cosine"
 _SURE_SHARE = 0.975
-
-
-def choose_lrs(runs: Sequence[GridRun]) -> dict[str, float]:
-    """The learning rate with which each variant did best on validation with the first seed.
-
-    Later seeds have no say, or the rate would be judged by more luck than the others; variants without a finite
-    validation measure at any rate are left out.
-
-    Args:
-        runs: of one seed or more.
-    """
-    first = min((run.seed for run in runs), default=0)
-    measures_by_variant: dict[str, dict[float, float]] = {}
-    for run in runs:
-        if run.seed == first and run.validation is not None and _has_values(run):
-            measures_by_variant.setdefault(run.variant, {})[run.lr] = run.validation
-    return {variant: max(by_lr, key=by_lr.__getitem__) for variant, by_lr in measures_by_variant.items()}
 
 
 def find(
@@ -48,44 +32,49 @@ def find(
     floors: Mapping[str, float] | None = None,
     variants: Sequence[str] = (),
     caveat: str = "",
+    margin: float = 0.005,
+    looks: Sequence[int] = (),
 ) -> GridFindings:
     """Draws a grid's conclusions.
 
     Args:
-        runs: all trainings; those at rates that were not chosen are left out.
+        runs: all trainings; those at settings that were not chosen are left out.
         task: name of the task.
         symmetry: what it says of itself.
         floors: measure of what needs no training, by name.
         variants: variants that were to train, those that failed included.
         caveat: what the task says of intervals over its items.
+        margin: a gain too small to matter.
+        looks: numbers of seeds at which one looks and may stop, those to come included; empty for one look.
 
     Raises:
         ValueError: if cosine did not train, which others are compared with.
     """
-    lrs = choose_lrs(runs)
-    if REFERENCE not in lrs:
+    choices = choose(runs)
+    if REFERENCE not in choices:
         raise ValueError(
             f"variants: expected trainings of {REFERENCE} with a finite measure, which others are compared with, got "
-            f"{', '.join(lrs) or 'none'}; lower the learning rates"
+            f"{', '.join(choices) or 'none'}; lower the learning rates"
         )
     by_variant = {
         variant: sorted(
-            (run for run in runs if (run.variant, run.lr) == (variant, lr) and _has_values(run)),
+            (run for run in runs if (run.variant, run.lr, run.warmth) == (variant, *choice) and has_values(run)),
             key=lambda run: run.seed,
         )
-        for variant, lr in lrs.items()
+        for variant, choice in choices.items()
     }
     seeds = min(map(len, by_variant.values()))
     runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
     values = {variant: _values(variant_runs, "trained") for variant, variant_runs in runs_by_variant.items()}
-    comparison = compare_variants(values, reference=REFERENCE)
+    comparison = compare_variants(values, reference=REFERENCE, margin=margin, looks=looks)
+    parts = _parts(values, runs_by_variant[REFERENCE][0].in_training, margin=margin, looks=looks)
     headline = next(iter(runs_by_variant.values()))[0].headline
     kappa_verdict = _kappa_verdict(runs_by_variant, comparison)
     return GridFindings(
         task=task,
         headline=headline,
         comparison=comparison,
-        lrs=dict(lrs),
+        lrs={variant: choice.lr for variant, choice in choices.items()},
         cross={variant: _cross(variant_runs) for variant, variant_runs in runs_by_variant.items()},
         diagnosis={
             variant: _means(run.diagnosis for run in variant_runs) for variant, variant_runs in runs_by_variant.items()
@@ -101,59 +90,30 @@ def find(
         advice=advise(comparison, headline),
         runs=[run for variant_runs in runs_by_variant.values() for run in variant_runs],
         notes=[
-            *_notes(comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(lrs))),
+            *_notes(
+                comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(choices))
+            ),
+            *([part_sentence(comparison, parts)] if parts else []),
             *([caveat] if caveat else []),
         ],
+        choices=chosen_settings(choices, runs),
+        trials=trials_of(runs),
+        parts=parts,
+        out_of_domain={
+            name: {
+                similarity: compare_variants(
+                    {
+                        variant: _table([run.out_of_domain[name][similarity] for run in variant_runs])
+                        for variant, variant_runs in runs_by_variant.items()
+                    },
+                    margin=margin,
+                    looks=looks,
+                )
+                for similarity in ("trained", REFERENCE)
+            }
+            for name in runs_by_variant[REFERENCE][0].out_of_domain
+        },
     )
-
-
-def advise(comparison: VariantComparison, headline: str) -> str:
-    """One sentence: what to take, and how sure that is."""
-    best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
-    if len(comparison.scores) == 1:
-        return f"Nothing to compare: {comparison.best} alone ended with a finite measure ({headline} {best.mean:.4f})."
-    if comparison.seeds == 1:
-        gain_clause = "" if best == reference else f" ({best.gain:+.4f} over {comparison.reference})"
-        return (
-            f"One seed cannot decide: with it {comparison.best} leads with {headline} {best.mean:.4f}{gain_clause}, "
-            "which another seed may turn round; train more seeds."
-        )
-    if comparison.recommended == NO_DIFFERENCE:
-        leads = comparison.best == comparison.reference
-        best_clause = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
-        sure = (
-            f"; {comparison.confidence_in_words} that no gain reaches {comparison.margin:g}, the least that matters"
-            * comparison.decidable
-        )
-        return (
-            f"No difference that {_counted(comparison.seeds, 'seed')} and {_counted(comparison.queries, 'test item')} "
-            f"can show ({headline}: {comparison.reference} {reference.mean:.4f}{best_clause}{sure}): stay with "
-            f"{comparison.reference}, which needs nothing of the index."
-        )
-    if comparison.recommended == comparison.reference:
-        return (
-            f"Take {comparison.reference}: every other variant is worse ({headline} {reference.mean:.4f}; "
-            f"{comparison.confidence_in_words})."
-        )
-    return (
-        f"Take {comparison.best}: {headline} {best.mean:.4f}, {best.gain:+.4f} over {comparison.reference} "
-        f"({best.gain_interval.low:+.4f} to {best.gain_interval.high:+.4f}; {comparison.confidence_in_words})"
-        f"{_alike(comparison)}."
-    )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _alike(comparison: VariantComparison) -> str:
-    """Variants that may be as good as the best one."""
-    alike = [
-        name
-        for name, score in comparison.scores.items()
-        if name != comparison.best and score.share_best > 1 - _SURE_SHARE
-    ]
-    return f"; {' and '.join(alike)} may be as good" if alike else ""
 
 
 def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison: VariantComparison) -> str:
@@ -185,10 +145,35 @@ def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison:
 
 
 def _values(runs: Sequence[GridRun], similarity: str) -> Tensor:
-    rows = [[math.nan if value is None else value for value in run.values[similarity]] for run in runs]
+    return _table([run.values[similarity] for run in runs])
+
+
+def _table(values: Sequence[Sequence[Number]]) -> Tensor:
+    """One row of values a run, ``[seeds, n]``."""
+    rows = [[math.nan if value is None else value for value in row] for row in values]
     if len(set(map(len, rows))) != 1:
         raise ValueError("out: runs of this grid were measured on different queries; start in a new folder")
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _parts(
+    values: Mapping[str, Tensor], in_training: Sequence[bool] | None, *, margin: float, looks: Sequence[int]
+) -> dict[str, VariantComparison]:
+    """Comparisons of the queries whose documents training wants, and of the others, where there are both."""
+    columns = next(iter(values.values())).shape[1]
+    if in_training is None or len(in_training) != columns:
+        return {}
+    is_seen = torch.tensor(in_training)
+    has_value = torch.stack(list(values.values())).isfinite().all(0).all(0)
+    places = {name: (has_value & mask).nonzero().flatten() for name, mask in ((SEEN, is_seen), (NEW, ~is_seen))}
+    if not all(map(len, places.values())):
+        return {}
+    return {
+        name: compare_variants(
+            {variant: table[:, part] for variant, table in values.items()}, margin=margin, looks=looks
+        )
+        for name, part in places.items()
+    }
 
 
 def _cross(runs: Sequence[GridRun]) -> dict[str, Number]:
@@ -206,22 +191,16 @@ def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     return {name: sum(values) / len(values) if values else None for name, values in values_by_name.items()}
 
 
-def _has_values(run: GridRun) -> bool:
-    return any(value is not None for value in run.values["trained"])
-
-
 def _notes(
     comparison: VariantComparison, runs_by_variant: Mapping[str, Sequence[GridRun]], *, left_out: Sequence[str]
 ) -> list[str]:
-    notes = [
-        f"{name} is left out: at none of its learning rates did it end with a finite measure." for name in left_out
-    ]
+    notes = [f"{name} is left out: at none of its settings did it end with a finite measure." for name in left_out]
     surplus = sum(map(len, runs_by_variant.values())) - comparison.seeds * len(runs_by_variant)
     if surplus:
         short = " and ".join(name for name, runs in runs_by_variant.items() if len(runs) == comparison.seeds)
         notes.append(
-            f"{short} ended {_counted(comparison.seeds, 'training')} with a finite measure, fewer than the others; "
-            f"{_counted(surplus, 'training')} of those {'are' if surplus > 1 else 'is'} not used."
+            f"{short} ended {counted(comparison.seeds, 'training')} with a finite measure, fewer than the others; "
+            f"{counted(surplus, 'training')} of those {'are' if surplus > 1 else 'is'} not used."
         )
     if comparison.seeds == 1:
         notes.append("One seed: intervals leave out how much another training would differ; decide with 3 or more.")

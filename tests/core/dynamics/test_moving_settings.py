@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_normdyn.core import EffectiveTrace, RateTrace, equilibrium_rule
-from lightning_normdyn.core.dynamics.optimizers import StepRates
+from lightning_normdyn.core.dynamics.step_rates import StepRates
 
 STEPS = 900
 V2 = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64)

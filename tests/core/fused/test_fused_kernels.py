@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from triton_worker import CASES, given
+from triton_worker import CASES, TARGETS, given
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID
 from lightning_normdyn.core.fused import language
@@ -104,13 +104,21 @@ def test_a_row_without_pairs_has_nothing_and_gets_nothing(found):
     assert of_a.isfinite().all()
 
 
-def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path):
+COMPILED = ("bfloat16 on 80", "float16 on 90")
+"""In ``make test``: each type and each processor once, as compiling takes ten seconds for a pair of them."""
+
+
+@pytest.mark.parametrize(
+    "targets", [COMPILED, pytest.param(sorted(TARGETS.keys() - COMPILED), marks=pytest.mark.exhaustive)]
+)
+def test_kernels_compile_for_a_gpu_that_is_not_there(targets, tmp_path):
     triton = pytest.importorskip("triton")
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
         pytest.skip("how to compile without a GPU changed in Triton 3.3")
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    run = subprocess.run([sys.executable, str(WORKER)], env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(WORKER), "--compile", *targets]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-4000:]
 
 

@@ -1,7 +1,7 @@
 """Runs the Triton kernels in Triton's interpreter, which has to be told so before it is imported: a process of its own.
 
-``python triton_worker.py FILE`` writes what they give for every case to FILE. ``python triton_worker.py`` compiles them
-for a GPU that need not be there: the interpreter takes much that the compiler refuses.
+``python triton_worker.py FILE`` writes what they give for every case to FILE. ``python triton_worker.py --compile
+TARGET...`` compiles them for GPUs that need not be there: the interpreter takes much that the compiler refuses.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from triton_bfloat16 import teach_bfloat16
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored, empty_place
 
+PRECISIONS = {"bfloat16": (torch.bfloat16, True), "float16": (torch.float16, False), "float32": (torch.float32, False)}
+"""Type of the embeddings, and whether kernels are compiled with factors and every way to exclude."""
+TARGETS = {
+    f"{precision} on {capability}": (capability, precision) for capability in (80, 90) for precision in PRECISIONS
+}
+"""What kernels are compiled for: the compute capability of a GPU, and a precision."""
 SHARED = 99 * 2**10
 """Bytes that programs share on the smallest processors of capability 8 or more."""
 
@@ -170,13 +176,14 @@ def _through_autograd(x: Given) -> dict[str, Tensor]:
     return {"rows": rows, "columns": columns, "positives": positives, "a": gradients[0], "b": gradients[1]}
 
 
-def compile_kernels(dtype: torch.dtype, *, full: bool, capability: int) -> None:
-    """Everything down to machine code; ``full`` is with factors and every way to exclude."""
+def compile_kernels(capability: int, precision: str) -> None:
+    """Everything down to machine code."""
     from lightning_normdyn.core.fused.backward import _weights_kernel
     from lightning_normdyn.core.fused.block import Block
     from lightning_normdyn.core.fused.forward import _log_sum_exp_kernel
     from lightning_normdyn.core.fused.product import _product_kernel
 
+    dtype, full = PRECISIONS[precision]
     floats, ids = ("*fp32", "*i64") if full else (None, None)
     vectors = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
     weights = torch.float32 if dtype == torch.float16 else dtype
@@ -215,11 +222,10 @@ def _compile(kernel: object, arguments: dict[str, object], capability: int) -> N
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1:]:
+    if sys.argv[1] == "--compile":
+        for target in sys.argv[2:]:
+            compile_kernels(*TARGETS[target])
+    else:
         assert os.environ["TRITON_INTERPRET"] == "1"
         teach_bfloat16()
         torch.save({name: compute(name) for name in CASES}, sys.argv[1])
-    else:
-        for capability in (80, 90):
-            for dtype, full in ((torch.bfloat16, True), (torch.float16, False), (torch.float32, False)):
-                compile_kernels(dtype, full=full, capability=capability)

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from lightning_normdyn.core import cohens_d
 from lightning_normdyn.retrieval.audit.groups import difference, group_norms
 from lightning_normdyn.retrieval.audit.ranking_audit import share_pass
-from lightning_normdyn.retrieval.audit.saturation import LastLayer, norm_saturation
+from lightning_normdyn.retrieval.audit.saturation import LastLayer, NormWeights, norm_saturation
 from lightning_normdyn.retrieval.audit.scan import norm_distribution, scan_norms
 from lightning_normdyn.retrieval.audit.text_measures import letters, word_frequency
 
@@ -161,6 +161,38 @@ def test_few_rows_of_a_layer_norm_are_never_called_free(rows, dim, decay, common
     found = norm_saturation(freed.norm(dim=1), freed)
     assert found.kind == "free"
     assert found.by_direction < 0.1
+
+
+@pytest.mark.parametrize("kind", ["LayerNorm", "RMSNorm", "gemma"])
+def test_weights_of_the_last_layer_answer_for_any_number_of_vectors(kind):
+    """LayerNorm's outputs lie on the ellipsoid of its weights, and means or maxima of them off it: no fit is needed."""
+    torch.manual_seed(0)
+    dim = 96
+    gains = torch.rand(dim, dtype=torch.float64) + 0.3
+    shifts = 0.1 * torch.randn(dim, dtype=torch.float64) if kind == "LayerNorm" else None
+    tokens = drawn(40 * 12, dim) + 2 * drawn(40, dim, seed=5).repeat_interleave(12, 0)
+    normed = torch.nn.functional.layer_norm(tokens, (dim,)) if kind == "LayerNorm" else rms_normed(tokens)
+    outputs = normed * gains + (0 if shifts is None else shifts)
+    weights = NormWeights.of(gains - float(kind == "gemma"), shifts, outputs)
+    assert weights.heights(outputs).tolist() == pytest.approx([1.0] * len(outputs), rel=1e-4)
+    by_text = outputs.view(40, 12, dim)
+    for pooling, vectors in (("cls", by_text[:, 0]), ("mean", by_text.mean(1)), ("max", by_text.amax(1))):
+        layer = LastLayer(kind, True, pooling, False, weights)
+        saturation = norm_saturation(vectors.norm(dim=1), vectors, last_layer=layer)
+        squares = [
+            sum(((x - b) / g) ** 2 for x, b, g in zip(row, weights.shifts, weights.gains, strict=True))
+            for row in vectors
+        ]
+        heights = torch.stack(squares) / dim
+        spread = float(heights.std(correction=0) / heights.mean())
+        assert saturation.off_ellipsoid == pytest.approx(spread, rel=1e-6, abs=1e-9)
+        assert saturation.by_weights
+        assert saturation.kind == ("ellipsoid" if pooling == "cls" else "free")
+        said = "lie on the ellipsoid of the weights" if pooling == "cls" else f"{pooling} pooling takes the vectors off"
+        assert said in saturation.sentence
+        assert norm_saturation(vectors.norm(dim=1), vectors).kind == "unclear"  # without the model
+    assert NormWeights.of(gains * 2, shifts, outputs) is None  # not the layer's own
+    assert NormWeights.of(gains[:5], shifts, outputs) is None
 
 
 def test_what_directions_predict_is_what_regressions_without_each_row_predict():

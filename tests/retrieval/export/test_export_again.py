@@ -17,7 +17,7 @@ from export_cases import embeddings, export as export_rows, source_of
 from lightning_normdyn.cli import export
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.indexes import binary_stream, faiss_index, vector_file
+from lightning_normdyn.retrieval.indexes import binary_stream, flat_binary_file, index_file, parquet_file
 
 FILES = ["npy", "parquet", "safetensors"]
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_undone_is_refused(capsys):
     export(embeddings="v.npy", to="npy", out="apart.npy", normalization="dot", keep_norm=True)
     for file, said in {
         "unit.npy": "embeddings: expected lengths that carry norms, got vectors that an export gave length 1",
-        "apart.npy": "embeddings: expected lengths that carry norms, got vectors that an export gave length 1",
+        "apart.npy": "embeddings: expected lengths that carry norms, got directions, whose norms an export with --keep",
         "longer.npy": "embeddings: expected embeddings, got 'longer.npy', whose last dimension an export with --aug",
     }.items():
         assert main(["export", "--embeddings", file, "--to", "npy", "--out", "x.npy", "--alpha", "0.5"]) == 2
@@ -88,13 +88,13 @@ def test_a_manifest_of_other_vectors_is_passed_over_and_said():
     np.testing.assert_allclose(np.load("y.npy"), powered(documents[::-1], 0.4), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", [*FILES, "faiss"])
+@pytest.mark.parametrize("kind", [*FILES, "faiss", "usearch"])
 @pytest.mark.parametrize("keep_norm", [False, True], ids=["lengths", "norms apart"])
 def test_rows_are_appended_by_id(kind, keep_norm):
-    pytest.importorskip({"faiss": "faiss"}.get(kind, "torch"))
+    pytest.importorskip({"faiss": "faiss", "usearch": "usearch"}.get(kind, "torch"))
     documents, queries = embeddings(500)
     folding, ids = Folding("dot", alpha=-0.3, keep_norm=keep_norm), [f"d{row}" for row in range(500)]
-    options = {"index": "hnsw"} if kind == "faiss" else {}
+    options = {"index": "hnsw"} if kind in ("faiss", "usearch") else {}
     export_rows(source_of(documents[:300], ".", ids=ids[:300]), kind, f"x.{kind}", folding, **options)
     for rows in (slice(200, 420), slice(0, 500)):
         source = source_of(documents[rows], ".", ids=ids[rows])
@@ -102,12 +102,12 @@ def test_rows_are_appended_by_id(kind, keep_norm):
     whole = export_rows(source_of(documents, ".", ids=ids), kind, f"whole.{kind}", folding, **options)
     assert writer.search(queries, 10).ids == whole.search(queries, 10).ids
     assert json.loads(Path(f"x.{kind}.export.json").read_text())["rows"] == 500
-    if kind != "faiss":
+    if kind in FILES:
         np.testing.assert_array_equal(vectors_of(f"x.{kind}"), vectors_of(f"whole.{kind}"))
     with pytest.raises(ValueError, match=r"append: expected exponent 0\.7 as of the vectors that are there, got 1\.0"):
         export_rows(source, kind, f"x.{kind}", Folding("dot", keep_norm=keep_norm), append=True, **options)
     Path(f"x.{kind}.export.json").unlink()
-    if kind in ("npy", "faiss"):
+    if kind in ("npy", "faiss", "usearch"):
         with pytest.raises(ValueError, match=r"append: expected the manifest 'x.*', got none, so the exponent"):
             export_rows(source, kind, f"x.{kind}", folding, append=True, **options)
 
@@ -154,14 +154,14 @@ def test_recall_after_appending_is_measured_where_all_rows_are_given(capsys):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked and killed")
-@pytest.mark.parametrize("kind", [*FILES, "faiss"])
+@pytest.mark.parametrize("kind", [*FILES, "faiss", "usearch"])
 @pytest.mark.parametrize("keep_norm", [False, True], ids=["lengths", "norms apart"])
 def test_a_killed_export_goes_on(kind, keep_norm, monkeypatch):
-    pytest.importorskip({"faiss": "faiss"}.get(kind, "torch"))
-    monkeypatch.setattr(vector_file, "_SYNCED_BYTES", 1)
-    monkeypatch.setattr(vector_file, "_ROWS_PER_PART", 100)
-    monkeypatch.setattr(faiss_index, "_SECONDS_BETWEEN_SAVES", -1.0)
-    monkeypatch.setattr(faiss_index, "_LEAST_SHARE", 0)
+    pytest.importorskip({"faiss": "faiss", "usearch": "usearch"}.get(kind, "torch"))
+    monkeypatch.setattr(flat_binary_file, "_SYNCED_BYTES", 1)
+    monkeypatch.setattr(parquet_file, "_ROWS_PER_PART", 100)
+    monkeypatch.setattr(index_file, "_SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr(index_file, "_LEAST_SHARE", 0)
     documents, queries = embeddings(1000)
     source = source_of(documents, ".", chunk_size=100)
     folding, options = Folding("dot", keep_norm=keep_norm), {"index": "IVF4,Flat"} if kind == "faiss" else {}
@@ -194,7 +194,10 @@ def test_a_killed_export_goes_on(kind, keep_norm, monkeypatch):
         writer = export_rows(source, kind, f"x.{kind}", folding, **options)
     assert sum(counts) == 400
     assert writer.search(queries, 10) == whole.search(queries, 10)
-    if kind != "parquet":
+    if kind == "usearch":  # whose levels of a graph are drawn anew where it is read again
+        restore, rows = pytest.importorskip("usearch.index").Index.restore, np.arange(1000)
+        np.testing.assert_array_equal(restore("x.usearch").get(rows), restore("whole.usearch").get(rows))
+    elif kind != "parquet":
         assert Path(f"x.{kind}").read_bytes() == Path(f"whole.{kind}").read_bytes()
     else:
         assert pq.read_table("x.parquet").equals(pq.read_table("whole.parquet"))
@@ -207,12 +210,12 @@ def test_a_killed_export_goes_on(kind, keep_norm, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked and killed")
 def test_another_export_begins_anew_after_a_kill(monkeypatch):
-    monkeypatch.setattr(vector_file, "_SYNCED_BYTES", 1)
+    monkeypatch.setattr(flat_binary_file, "_SYNCED_BYTES", 1)
     documents, _ = embeddings(300)
     source = source_of(documents, ".", chunk_size=100)
     child = os.fork()
     if not child:
-        monkeypatch.setattr(vector_file.NpyFile, "close", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(flat_binary_file.NpyFile, "close", lambda _: os.kill(os.getpid(), signal.SIGKILL))
         export_rows(source, "npy", "x.npy", Folding("dot"))
     os.waitpid(child, 0)
     with pytest.warns(UserWarning, match="which it left half-written, was removed"):

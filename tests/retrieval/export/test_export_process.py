@@ -192,9 +192,9 @@ def test_foldings_that_would_rank_otherwise_are_refused(options, said):
         Folding(**options)
 
 
-@pytest.mark.parametrize("target", ["npy", "parquet", "safetensors", "faiss", "lancedb"])
+@pytest.mark.parametrize("target", ["npy", "parquet", "safetensors", "faiss", "usearch", "lancedb"])
 def test_an_interrupted_export_leaves_what_was_there(tmp_path, target):
-    pytest.importorskip({"faiss": "faiss", "lancedb": "lancedb"}.get(target, "torch"))
+    pytest.importorskip({name: name for name in ("faiss", "usearch", "lancedb")}.get(target, "torch"))
     documents, queries = embeddings()
     whole = source_of(documents, tmp_path)
     out = tmp_path / "made" / f"x.{target}"
@@ -252,5 +252,5 @@ def test_passes_in_parts_write_the_same_bytes_and_measure_the_same_loss(tmp_path
 
 
 def test_an_unknown_target_is_refused():
-    with pytest.raises(ValueError, match=r"target: expected one of npy, parquet, .*, got 'milvus'"):
-        index_writer("milvus", Destination("x"))
+    with pytest.raises(ValueError, match=r"target: expected one of npy, parquet, .*, got 'weaviate'"):
+        index_writer("weaviate", Destination("x"))

@@ -304,7 +304,7 @@ def test_columns_and_upserts_by_command(tmp_path, monkeypatch, capsys):
         "--payload yaer": "expected columns beside vectors and ids, year, score, tags, seen, got 'yaer', which is not",
         "--payload vector": "got 'vector', which holds the vectors or the ids",
         "--upsert --overwrite": "upsert: expected no overwrite beside it",
-        "--upsert --append": "append: expected npy, parquet, safetensors or faiss, got qdrant; add rows to it with",
+        "--upsert --append": "append: expected a file, got qdrant; add rows to it with --upsert",
         "--upsert --keep-norm": "upsert: expected keep_norm False as of the vectors in",
         "--upsert --dtype float16": "upsert: expected dtype 'float32' as of the vectors in",
         "--upsert --index hnsw --m 8": "m: expected nothing with index 'hnsw' of qdrant --upsert, got 8",
@@ -314,9 +314,10 @@ def test_columns_and_upserts_by_command(tmp_path, monkeypatch, capsys):
         options = [word for word in store if "--embeddings" not in words or word not in ("--column", "vector")]
         assert main([*options, *words]) == 2
         assert said in capsys.readouterr().err
+    stores = "qdrant, lancedb, pgvector, milvus or a feed (elasticsearch, opensearch, vespa)"
     for words, said in {
-        "--to faiss --out x.faiss --payload all": "payload: expected qdrant, lancedb or pgvector, got faiss",
-        "--to parquet --out x.parquet --upsert": "upsert: expected qdrant, lancedb or pgvector, got parquet",
+        "--to faiss --out x.faiss --payload all": f"payload: expected {stores}, got faiss",
+        "--to parquet --out x.parquet --upsert": f"upsert: expected {stores}, got parquet",
     }.items():
         assert main([*command, *words.split()]) == 2
         assert said in capsys.readouterr().err

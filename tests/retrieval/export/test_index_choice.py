@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_normdyn.cli import export
-from lightning_normdyn.cli.export_sentences import describe_advice
+from lightning_normdyn.cli.exports.sentences import describe_advice
 from lightning_normdyn.cli.main import main
 
 faiss = pytest.importorskip("faiss")
@@ -141,17 +141,21 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("target", ["npy", "parquet", "safetensors", "faiss", "qdrant"])
+PACKAGES = {"qdrant": "qdrant_client", "lancedb": "lancedb", "milvus": "pymilvus", "usearch": "usearch"}
+ENDINGS = {"qdrant": "", "lancedb": "", "milvus": ".db"}
+
+
+@pytest.mark.parametrize("target", ["npy", "parquet", "safetensors", "faiss", *PACKAGES])
 def test_the_lines_that_are_printed_find_what_was_measured(target):
-    pytest.importorskip({"qdrant": "qdrant_client"}.get(target, "torch"))
+    pytest.importorskip(PACKAGES.get(target, "torch"))
     documents, queries = world(0.3, 0.6, 200, 16)
     documents[3] = 0
     np.save("v.npy", documents)
     np.save("q.npy", queries[:10])
     names = [f"d {row} ü" for row in range(len(documents))]
     Path("ids.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    for number, options in enumerate(OPTIONS[2:4] if target == "qdrant" else OPTIONS):
-        out = f"made{number}/x" + ("" if target == "qdrant" else f".{target}")
+    for number, options in enumerate({"qdrant": OPTIONS[2:4], "milvus": OPTIONS[:-1]}.get(target, OPTIONS)):
+        out = f"made{number}/x{ENDINGS.get(target, f'.{target}')}"
         settings = {"normalization": "dot", "recall": 1.0, **options, **({"ids": "ids.txt"} if number % 2 else {})}
         record = export(embeddings="v.npy", to=target, out=out, queries="q.npy", **settings)
         found = run_lines(record.search, queries[:10])

@@ -85,10 +85,12 @@ def test_other_answers_are_refused(answer):
 @pytest.mark.parametrize(
     ("target", "options"),
     [("npy", {}), ("safetensors", {}), ("parquet", {"dtype": "float16"}), ("faiss", {"index": "hnsw"}),
-     ("faiss", {"dtype": "float16"}), ("qdrant", {}), ("qdrant", {"dtype": "float16"}), ("lancedb", {})],
+     ("faiss", {"dtype": "float16"}), ("qdrant", {}), ("qdrant", {"dtype": "float16"}), ("lancedb", {}), ("milvus", {}),
+     ("milvus", {"index": "hnsw"}), ("usearch", {}), ("usearch", {"index": "hnsw", "dtype": "float16"})],
 )  # fmt: skip
 def test_targets_of_export_rank_by_inner_product(target, options):
-    pytest.importorskip({"faiss": "faiss", "qdrant": "qdrant_client", "lancedb": "lancedb"}.get(target, "numpy"))
+    packages = {"qdrant": "qdrant_client", "milvus": "pymilvus", "npy": "numpy", "parquet": "numpy"}
+    pytest.importorskip(packages.get(target, target))
     record = command(to=target, **options)
     assert record.verdict == ("inner product", False, options.get("dtype") == "float16")
     assert record.exit_code == 0
@@ -135,6 +137,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch, capsys):
         "--to npy --dim 3": "dim: expected 4 or more, got 3",
         "--to npy --out x.npy": "out: expected the URL of a server or nothing with npy, got 'x.npy'",
         "--to pgvector": "out: expected PostgreSQL's connection string",
+        "--to vespa": "to: expected a store that runs here or at --out, got vespa, for which export writes a feed",
         "": "expected either --to or --function",
     }.items():
         assert main(["check-store", *words.split()]) == 2

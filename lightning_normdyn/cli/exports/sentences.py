@@ -16,6 +16,14 @@ UNMEASURED_UPSERT = (
     "--overwrite to have it measured."
 )
 
+UNMEASURED_FEED = (
+    "Recall was not measured: the server makes the graph of this feed; --index flat is exact there, and its answers "
+    "tell what the graph loses."
+)
+UNMEASURED_ZEROS = (
+    "Recall was not measured: all embeddings that could be queries are zero vectors; give --queries that are not."
+)
+
 
 def describe(survey: Survey, folding: Folding) -> list[str]:
     """What is said before anything is written, what matters most first.

@@ -1,0 +1,172 @@
+"""Trainings of a grid in their order: learning rates, temperatures, what lies beyond a list, further seeds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from lightning_normdyn.cli.grids.job import UNTRAINED, Job
+from lightning_normdyn.cli.grids.plan import Plan
+from lightning_normdyn.cli.grids.processes import GridProgress
+from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
+from lightning_normdyn.tasks.grid.tuning import SETTING_NAMES, Choice, Setting, beyond, choose
+
+_OPTIONS = {"lr": "--lr-factors", "warmth": "--temperatures"}
+_UNITS = {"lr": "the config's", "warmth": "auto"}
+
+
+class Trainings:
+    """Those that were asked for so far, each done once.
+
+    Args:
+        run: does jobs, and says why some failed.
+        progress: of the grid.
+
+    Attributes:
+        runs: what has finished.
+        failures: name to reason.
+        notes: what a reader should know of the order.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Job]], dict[str, str]], progress: GridProgress) -> None:
+        self._run, self._progress = run, progress
+        self.runs: list[GridRun] = []
+        self.failures: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def finish(self, jobs: Iterable[Job]) -> None:
+        """Does those without a result, and reads the results of all."""
+        jobs = list(jobs)
+        for job in jobs:
+            if job.result.is_file():
+                self._progress(job, 1.0)
+        self.failures |= self._run([job for job in jobs if not job.result.is_file()])
+        self.runs += [read_grid_run(job.result) for job in jobs if job.result.is_file() and job.variant != UNTRAINED]
+
+    def finish_unplanned(self, jobs: Iterable[Job]) -> None:
+        """The same of jobs that nobody had counted."""
+        jobs = list(jobs)
+        self._progress.extend(len(jobs))
+        self.finish(jobs)
+
+
+def train_all(
+    plan: Plan, trainings: Trainings, *, is_decided: Callable[[Sequence[GridRun]], bool], budget: Budget
+) -> None:
+    """The whole grid: settings of each variant, then its repeats, then seeds until the answer is clear, if so planned.
+
+    Args:
+        plan: of the grid.
+        trainings: that are done.
+        is_decided: of all runs so far.
+        budget: what may be spent.
+    """
+    tune(plan, trainings)
+    trainings.finish(plan.repeats(choose(trainings.runs), plan.seeds[1:]))
+    if plan.looks and trainings.runs:
+        add_seeds(plan, trainings, is_decided=is_decided, budget=budget)
+
+
+def add_seeds(
+    plan: Plan, trainings: Trainings, *, is_decided: Callable[[Sequence[GridRun]], bool], budget: Budget
+) -> None:
+    """Repeats every variant at its choice with one seed more at a time, until the answer is clear.
+
+    Args:
+        plan: of the grid, with looks.
+        trainings: that are done, those of the first seed at least.
+        is_decided: of all runs so far.
+        budget: what may be spent.
+    """
+    for seeds in plan.looks:
+        if seeds > plan.looks[0]:
+            if not budget.allows(trainings.runs, plan):
+                trainings.notes.append(
+                    f"Looked after {_span(plan, seeds - 1)} of at most {plan.looks[-1]} seeds: the budget of "
+                    f"{budget.minutes:g} minutes leaves no time for another. The same command with --out {plan.folder} "
+                    "goes on."
+                )
+                return
+            trainings.finish_unplanned(plan.repeats(choose(trainings.runs), [seeds - 1]))
+        if is_decided(trainings.runs):
+            trainings.notes.append(_looked(plan, seeds, "the answer was clear"))
+            return
+    trainings.notes.append(_looked(plan, plan.looks[-1], "the answer is open, and --max-seeds is reached"))
+
+
+def _looked(plan: Plan, seeds: int, outcome: str) -> str:
+    return f"Looked after {_span(plan, seeds)} of at most {plan.looks[-1]} seeds: {outcome}."
+
+
+def _span(plan: Plan, seeds: int) -> str:
+    return f"{plan.looks[0]} to {seeds}" if seeds > plan.looks[0] else f"{seeds}"
+
+
+class Budget:
+    """Time that a grid may take, from now on.
+
+    Args:
+        minutes: ``None`` for as long as it takes.
+        at_once: trainings that run at the same time; ``None`` for all of a seed.
+    """
+
+    def __init__(self, minutes: float | None, at_once: int | None) -> None:
+        self.minutes = math.inf if minutes is None else minutes
+        self._at_once = at_once
+        self._start = time.monotonic()
+
+    def allows(self, runs: Sequence[GridRun], plan: Plan) -> bool:
+        """Whether trainings of another seed would end in time, if they take as long as those so far."""
+        seconds = sum(run.seconds for run in runs) / len(runs)
+        rounds = math.ceil(len(plan.variants) / (self._at_once or len(plan.variants)))
+        return time.monotonic() - self._start + seconds * rounds <= 60 * self.minutes
+
+
+def tune(plan: Plan, trainings: Trainings) -> None:
+    """Tries every learning rate at one temperature, then every temperature at the rate that validation likes best.
+
+    A variant that likes the first or the last of a list best tries one value beyond it.
+
+    Args:
+        plan: of the grid.
+        trainings: that are done.
+    """
+    trainings.finish(plan.trials())
+    _extend(plan, trainings, "lr", plan.lrs)
+    others = [warmth for warmth in plan.warmths if warmth != plan.centre]
+    trainings.finish(
+        plan.job(variant, choice._replace(warmth=warmth), plan.seeds[0])
+        for variant, choice in choose(trainings.runs).items()
+        for warmth in others
+    )
+    _extend(plan, trainings, "warmth", plan.warmths)
+
+
+def _extend(plan: Plan, trainings: Trainings, setting: Setting, values: Sequence[float]) -> None:
+    """Tries one value more where a variant did best at an end of its list, and notes what came of it."""
+    choices = choose(trainings.runs)
+    values_beyond = {variant: beyond(values, getattr(choice, setting)) for variant, choice in choices.items()}
+    further_choices = {
+        variant: choices[variant]._replace(**{setting: value})
+        for variant, value in values_beyond.items()
+        if value is not None
+    }
+    trainings.finish_unplanned(plan.job(variant, choice, plan.seeds[0]) for variant, choice in further_choices.items())
+    choices_now = choose(trainings.runs)
+    trainings.notes += [_note(variant, setting, choices[variant], choices_now[variant]) for variant in further_choices]
+
+
+def _note(variant: str, setting: Setting, choice: Choice, choice_now: Choice) -> str:
+    name, value, value_now = SETTING_NAMES[setting], getattr(choice, setting), getattr(choice_now, setting)
+    unit = "" if setting == "lr" else " times auto"
+    if value == value_now:
+        return (
+            f"{variant} did best at the edge of its list, {name} {value:g}{unit}; one beyond it was tried, and is no "
+            "better."
+        )
+    return (
+        f"{variant} did best at the edge of its list, {name} {value:g}{unit}, and better yet at one beyond it, "
+        f"{value_now:g}{unit}, which it takes: further ones may be better still; {_OPTIONS[setting]} names them, in "
+        f"units of {_UNITS[setting]}."
+    )

@@ -1,0 +1,129 @@
+"""The answer of a grid in words: which variant to take, how sure that is, and what could have been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning_normdyn.core.statistics.variant_comparison import VariantComparison, VariantScore
+
+_SURE_SHARE = 0.975
+SEEN, NEW = "documents training wants", "other documents"
+"""Kinds of test queries, by whether training wants a document that they want."""
+
+
+def advise(comparison: VariantComparison, headline: str) -> str:
+    """What to take, how sure that is, and the smallest gain that would have been seen.
+
+    'No gain that matters' and 'too small to see' are two answers.
+
+    Args:
+        comparison: of the variants.
+        headline: the measure.
+    """
+    best = comparison.scores[comparison.best]
+    if len(comparison.scores) == 1:
+        return f"Nothing to compare: {comparison.best} alone ended with a finite measure ({headline} {best.mean:.4f})."
+    if comparison.seeds == 1:
+        gain_clause = (
+            "" if comparison.best == comparison.reference else f" ({best.gain:+.4f} over {comparison.reference})"
+        )
+        return (
+            f"One seed cannot decide: with it {comparison.best} leads with {headline} {best.mean:.4f}{gain_clause}, "
+            "which another seed may turn round; train more seeds."
+        )
+    answers = {"gain": _gain, "loss": _loss, "no gain": _no_gain, "undecided": _undecided}
+    return f"{answers[comparison.answer](comparison, headline)} {_power(comparison)}"
+
+
+def _gain(comparison: VariantComparison, headline: str) -> str:
+    best = comparison.scores[comparison.best]
+    return (
+        f"Take {comparison.best}: {headline} {best.mean:.4f}, {best.gain:+.4f} over {comparison.reference} "
+        f"({_ends(best)}; {_certainty(comparison)}){_alike(comparison)}."
+    )
+
+
+def _loss(comparison: VariantComparison, headline: str) -> str:
+    mean = comparison.scores[comparison.reference].mean
+    return (
+        f"Take {comparison.reference}: every other variant is worse ({headline} {mean:.4f}; {_certainty(comparison)})."
+    )
+
+
+def _no_gain(comparison: VariantComparison, headline: str) -> str:
+    mean = comparison.scores[comparison.reference].mean
+    return (
+        f"No gain that matters: no variant gains {comparison.margin:g} or more over {comparison.reference}, at most "
+        f"{comparison.largest_gain:+.4f} ({headline} {mean:.4f}; {comparison.level_in_words}): stay with "
+        f"{comparison.reference}, which needs nothing of the index."
+    )
+
+
+def _undecided(comparison: VariantComparison, headline: str) -> str:
+    best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
+    leads = comparison.best == comparison.reference
+    best_clause = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f}, {_ends(best)})"
+    return (
+        f"Too small to see with {counted(comparison.seeds, 'seed')} and {counted(comparison.queries, 'test item')} "
+        f"({headline}: {comparison.reference} {reference.mean:.4f}{best_clause}): gains up to "
+        f"{comparison.largest_gain:+.4f} are as possible as none. Until more of either says more, stay with "
+        f"{comparison.reference}, which needs nothing of the index."
+    )
+
+
+def _power(comparison: VariantComparison) -> str:
+    if not comparison.decidable:
+        return f"{counted(comparison.queries, 'test item')} would have shown no gain for certain."
+    return f"The smallest gain that would have been seen four times in five is {comparison.visible_gain:.3g}."
+
+
+def part_sentence(comparison: VariantComparison, parts: Mapping[str, VariantComparison]) -> str:
+    """How much of the leading gain, or of the reference's lead, comes from queries whose documents training wants.
+
+    Args:
+        comparison: of all queries.
+        parts: of either kind of query.
+    """
+    others = {name: score for name, score in comparison.scores.items() if name != comparison.reference}
+    if not others:
+        return ""
+    name = max(others, key=lambda name: others[name].gain)
+    kinds = {SEEN: "items whose documents training wants", NEW: "others"}
+    clauses = []
+    for part, found in parts.items():
+        gain, share = found.scores[name].gain_interval, found.queries / comparison.queries
+        ends = f"{gain.value:+.4f} each, {gain.low:+.4f} to {gain.high:+.4f}"
+        clauses.append(f"{share * gain.value:+.4f} from the {found.queries} {kinds[part]} ({ends})")
+    return (
+        f"Of {name}'s gain of {others[name].gain:+.4f} over {comparison.reference} come {' and '.join(clauses)}: on "
+        "the former, memory of the training judgements counts too."
+    )
+
+
+def _certainty(comparison: VariantComparison) -> str:
+    """Of a decision: a level where one looked again and again, for which a p value of one look is too small."""
+    return comparison.level_in_words if comparison.is_sequential else comparison.confidence_in_words
+
+
+def _ends(score: VariantScore) -> str:
+    return f"{score.gain_interval.low:+.4f} to {score.gain_interval.high:+.4f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "seed"), counted(2, "seed")
+        ('1 seed', '2 seeds')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _alike(comparison: VariantComparison) -> str:
+    """Variants that may be as good as the best one."""
+    alike = [
+        name
+        for name, score in comparison.scores.items()
+        if name != comparison.best and score.share_best > 1 - _SURE_SHARE
+    ]
+    return f"; {' and '.join(alike)} may be as good" if alike else ""
