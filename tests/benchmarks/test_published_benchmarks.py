@@ -170,7 +170,7 @@ def test_a_fine_tuned_table_is_trained_measured_and_not_made_twice(monkeypatch, 
     Path("set/qrels/dev.tsv").write_text(judged)
     options = ["--model.encoder=PretrainedTextEncoder", "--trainer.max_steps=2", "--data.batch_size=8"]
     words = ["--model", "all-MiniLM-L12", "--train", "set", "--beir", "set", "--variants", "qnorm"]
-    words += ["--seeds", "0", "--config", "retrieval.yaml", "--device", "cpu", "--training", *options]
+    words += ["--seeds", "0", "--config", "finetune.yaml", "--device", "cpu", "--training", *options]
     monkeypatch.setattr(sys, "argv", ["finetuned_table", *words])
     finetuned_table.main()
     records = json.loads(Path("published/finetuned_table/finetuned_table.json").read_text())

@@ -168,7 +168,7 @@ def compare_clusterings(
     check_count(2, seeds=seeds)
     check_level(level)
     check_generator(generator=generator)
-    check_callable("of an iterable that returns one", progress=progress)
+    check_callable("of the seeds that gives them back one by one", progress=progress)
     k, library = _checked_clusters(clusters, label, len(points)), engine_of(engine)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     runs = []
@@ -295,6 +295,10 @@ def _checked_clusters(clusters: int | None, labels: Tensor | None, items: int) -
     if count is None:
         raise ValueError("clusters: expected how many, for there are no labels whose number would do, got none")
     check_count(2, clusters=count)
+    if items < 2 * count and clusters is None:
+        raise ValueError(
+            f"labels: expected at most {items // 2} classes, half of the {items} items, got {count}; say clusters"
+        )
     if items < 2 * count:
         raise ValueError(f"clusters: expected at most {items // 2}, half of the {items} items, got {count}; take fewer")
     return count
