@@ -72,7 +72,7 @@ _HEAD: dict[str, Any] = {
     "batch": 128,
     "temperatures": (0.025, 0.05, 0.1, 0.2),
     "choosers": 1,
-    "seeds": 3,
+    "seeds": 5,
 }
 _LAYERS: dict[str, Any] = {"batch": 32, "rates": (1e-4,), "temperatures": (0.025, 0.05, 0.1), "choosers": 1, "seeds": 3}
 _BOTH, _SLOW = (3e-4, 1e-3), (3e-4,)

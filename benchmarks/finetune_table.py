@@ -57,6 +57,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
         "## What it says",
         "",
         *(f"- {TITLES[name]}: {_verdict(study)}" for name, study in studies.items()),
+        f"- {_limits(studies)}",
         "",
     ]
     return "\n".join(lines)
@@ -128,6 +129,16 @@ def _choices(studies: Mapping[str, Any]) -> Iterator[str]:
             + ", ".join(f"{variant} {spread:.0%}" for variant, spread in spreads.items())
         )
         yield f"| {' | '.join(cells)} |"
+
+
+def _limits(studies: Mapping[str, Any]) -> str:
+    """What no study here says anything of."""
+    if any(name.startswith("layers/") for name in studies):
+        return "One encoder, whose lower layers stayed as they are: nothing of this tells of others."
+    return (
+        "One encoder, whose own layers stayed as they are (the script's studies `layers/...` train the upper two, and "
+        "were not run): nothing of this tells of others, or of training all layers."
+    )
 
 
 def _verdict(study: Mapping[str, Any]) -> str:

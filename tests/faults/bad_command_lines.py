@@ -273,6 +273,8 @@ FIT_VALUES = {
     },
     "clip.yaml": {"data.image_size": ("0", "-1"), "data.shift": ("-1", "100"), "data.batch_size": ("1",)},
     "retrieval.yaml": {
+        "model.layer_decay": ("0.5", "2"),
+        "model.mini_batch_size": ("0",),
         "data.hard_negatives": ("-1",),
         "data.hard_negatives_from": ("mining", "no/such.jsonl"),
         "data.validation_share": ("2", "nan"),

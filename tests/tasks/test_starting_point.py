@@ -125,6 +125,7 @@ def test_headroom_is_that_of_the_best_exponent():
     assert room.gain == pytest.approx(means[0] - means[1])
     assert room.each == pytest.approx(sum(float(values[:, n].max() - values[1, n]) for n in kept) / 39)
     assert room.held_out.low <= room.held_out.value <= room.gain + 0.05
+    assert math.isnan(headroom_of(AlphaSweep(alphas, values, "spearman")).each)
     with pytest.raises(ValueError, match=r"^sweep: expected a query with a measure"):
         headroom_of(AlphaSweep(alphas, torch.full((3, 2), math.nan), "ndcg@10"))
 

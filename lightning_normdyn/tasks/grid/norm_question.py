@@ -27,6 +27,7 @@ NEGLIGIBLE = 0.005
 _FEWEST_PAIRS, _FEWEST_QUERIES, _FOLDS = 8, 20, 5
 _NORMAL = 1.96
 _RARE_SHARE = 0.01
+_CORRELATIONS = ("spearman", "pearson")
 _FORMS: tuple[FisherForm, ...] = ("diagonal", "polar")
 
 
@@ -42,7 +43,8 @@ class Headroom(NamedTuple):
         held_out: what an exponent gains on queries that had no part in choosing it, with its 95% interval; NaN with too
             few queries.
         helps: whether that is beyond doubt, corrected for the exponents that were tried.
-        each: the mean gain if every query had the exponent that is best for it, an oracle that nothing can reach.
+        each: the mean gain if every query had the exponent that is best for it, an oracle that nothing can reach; NaN
+            of a correlation, which a query has none of by itself.
         queries: that were measured.
     """
 
@@ -145,10 +147,11 @@ class NormQuestion(NamedTuple):
             if math.isfinite(room.held_out.value)
             else "too few to hold any out"
         )
+        oracle = f"; an oracle with an exponent for each query {room.each:+.4f}" if math.isfinite(room.each) else ""
         return (
             f"Headroom: {room.measure} {room.cosine:.4f} by cosine; the best exponent of the norm, "
             f"{room.exponent:+.1f}, gains {room.gain:+.4f} on the very queries that chose it ({room.queries:,}), "
-            f"{held_out}; an oracle with an exponent for each query {room.each:+.4f}."
+            f"{held_out}{oracle}."
         )
 
     def _of_fisher(self) -> str:
@@ -239,7 +242,7 @@ def headroom_of(sweep: AlphaSweep) -> Headroom:
         _ceiling(gains, zero),
         held_out,
         helps,
-        float(gains.amax(0).mean()),
+        math.nan if sweep.measure in _CORRELATIONS else float(gains.amax(0).mean()),
         values.shape[1],
     )
 

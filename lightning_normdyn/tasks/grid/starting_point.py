@@ -39,7 +39,7 @@ class StartingPoint(Callback):
         ValueError: if a number is out of its range; when a fit starts, if the task is none of texts.
 
     Attributes:
-        question: what was found; ``None`` before, and on the way where there are too few queries.
+        question: what was found; ``None`` before, and where no document is relevant to a query.
     """
 
     def __init__(self, *, queries: int = 1_000, documents: int = 10_000) -> None:
