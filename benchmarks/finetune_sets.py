@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,8 +89,28 @@ class TextSet(NamedTuple):
 def scifact(data: Path) -> TextSet:
     """Claims seek abstracts with their titles; a fifth of the training claims becomes a split of its own."""
     beir = read_beir(data / "scifact")
-    first_query = len(beir.documents.texts)
-    train = beir.judgements["train"].relevant()
+    return _claims(beir.documents.texts, beir.queries.texts, beir.judgements)
+
+
+def few_of_scifact(data: Path) -> TextSet:
+    """The same with every abstract that answers a claim, and every fifth of all others."""
+    beir = read_beir(data / "scifact")
+    is_kept = torch.zeros(len(beir.documents.texts), dtype=torch.bool)
+    is_kept[::5] = True
+    for judged in beir.judgements.values():
+        is_kept[judged.relevant().documents] = True
+    numbers = is_kept.cumsum(0) - 1
+    judgements = {
+        split: judged.relevant()._replace(documents=numbers[judged.relevant().documents])
+        for split, judged in beir.judgements.items()
+    }
+    documents = [beir.documents.texts[place] for place in is_kept.nonzero().flatten().tolist()]
+    return _claims(documents, beir.queries.texts, judgements)
+
+
+def _claims(texts: Sequence[str], claims: Sequence[str], judgements: Mapping[str, Judgements]) -> TextSet:
+    first_query = len(texts)
+    train = judgements["train"].relevant()
     numbers = train.queries.unique()
     held = numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))[: len(numbers) // 5]]
     is_held = torch.isin(train.queries, held)
@@ -100,12 +120,12 @@ def scifact(data: Path) -> TextSet:
         queries, places = judged.queries.unique(return_inverse=True)
         return Split(queries + first_query, documents, judged._replace(queries=places))
 
-    test = beir.judgements["test"].relevant()
+    test = judgements["test"].relevant()
     pairs = torch.stack((train.queries + first_query, train.documents), 1)[~is_held]
     splits = {"validation": split(Judgements(*(column[is_held] for column in train))), "test": split(test)}
     seen = torch.zeros(len(splits["test"].queries), dtype=torch.bool)
     seen[splits["test"].judgements.queries[torch.isin(test.documents, train.documents[~is_held])]] = True
-    return TextSet([*beir.documents.texts, *beir.queries.texts], pairs, pairs, splits, seen=seen)
+    return TextSet([*texts, *claims], pairs, pairs, splits, seen=seen)
 
 
 def titles(data: Path) -> TextSet:
@@ -169,6 +189,7 @@ SETS: dict[str, Callable[[Path], TextSet]] = {
     "banking77": banking77,
     "sts_benchmark": sts_benchmark,
     "scifact": scifact,
+    "few_of_scifact": few_of_scifact,
     "titles": titles,
 }
 

@@ -20,6 +20,7 @@ from lightning_normdyn.callbacks import (
     HardNegativeMining,
     NormDynamics,
     NormTrajectoryMonitor,
+    StepTime,
 )
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.instruments import NormObserver
@@ -139,6 +140,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "callbacks.EquilibriumFitMonitor": EquilibriumFitMonitor,
     "callbacks.GradientSplitMonitor": GradientSplitMonitor,
     "callbacks.HardNegativeMining": HardNegativeMining,
+    "callbacks.StepTime": StepTime,
     "callbacks.NormDynamics": NormDynamics,
     "callbacks.NormTrajectoryMonitor": NormTrajectoryMonitor,
     "instruments.NormObserver": observer,
@@ -255,7 +257,7 @@ NOT_THE_USERS = {
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",
 }
-COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "start_step"}
+COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "start_step", "warmup_steps"}
 MAY_BE_NEGATIVE = {
     "alpha",
     "alpha_query",

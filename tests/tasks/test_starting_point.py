@@ -63,6 +63,28 @@ def test_planted_worlds_are_told_apart(norms, opening, seed):
     )
 
 
+@pytest.mark.exhaustive
+def test_of_a_hundred_worlds_ninety_five_are_told_apart():
+    openings = {
+        name: [question_of(world(norms, seed)).opening for seed in range(100)]
+        for name, norms in {
+            "relevance": lambda noise, relevant: 1 + 0.3 * relevant + 0.05 * noise.clamp(-3, 3),
+            "nothing": lambda noise, _: (0.3 * noise).exp(),
+        }.items()
+    }
+    assert openings["relevance"].count("open") >= 95
+    assert openings["nothing"].count("open") <= 5
+    assert "closed" not in openings["nothing"]
+
+
+def test_few_queries_leave_it_unclear():
+    few = question_of(world(lambda noise, _: (0.3 * noise).exp(), queries=12))
+    assert few.opening == "unclear"
+    assert few.sentences()[0].startswith(
+        "Whether it is an open question for this encoder which norms to keep, 12 queries"
+    )
+
+
 def test_numbers_are_those_of_plain_loops():
     encoded = world(lambda noise, _: (0.3 * noise).exp())
     question = question_of(encoded)

@@ -161,6 +161,8 @@ def compare_clusterings(
     vectors = checked_points(embeddings, zeros=True)
     is_usable = vectors.any(1)
     label = None if labels is None else _checked_labels(labels, len(vectors))[is_usable]
+    if not is_usable.any():
+        raise ValueError("embeddings: expected vectors with a direction, got zero in every row; are they whole?")
     points, ways = vectors[is_usable], [None, *_checked_exponents(exponents)]
     check_count(restarts=restarts)
     check_count(2, seeds=seeds)

@@ -11,21 +11,23 @@ from torch import Tensor
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.statistics.fisher import FisherForm
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.core.statistics.normalization_advice import NormalizationAdvice, recommend_normalization
-from lightning_normdyn.losses.temperature import VARIANCE_SAMPLE, cosine_variance, score_variance
+from lightning_normdyn.losses.temperature import VARIANCE_SAMPLE, score_variance
 from lightning_normdyn.retrieval import AlphaSweep, calibrate
 from lightning_normdyn.retrieval.audit.saturation import Saturation, norm_saturation
-from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.grid.diagnosis import Diagnosis, diagnose
 
-Opening = Literal["closed", "narrow", "open"]
+Opening = Literal["closed", "narrow", "open", "unclear"]
 
 NEGLIGIBLE = 0.005
 """A gain of a measure that does not matter."""
-_FEWEST_PAIRS, _FOLDS = 8, 5
+_FEWEST_PAIRS, _FEWEST_QUERIES, _FOLDS = 8, 20, 5
+_NORMAL = 1.96
 _RARE_SHARE = 0.01
-_FORMS = ("diagonal", "polar")
+_FORMS: tuple[FisherForm, ...] = ("diagonal", "polar")
 
 
 class Headroom(NamedTuple):
@@ -36,8 +38,10 @@ class Headroom(NamedTuple):
         cosine: what it is at exponent 0.
         exponent: the best one on these very queries.
         gain: what that gains on them, which no exponent chosen without them could be expected to reach.
+        ceiling: what no exponent gains more than, at 95%: the largest mean gain with 1.96 of its standard errors.
         held_out: what an exponent gains on queries that had no part in choosing it, with its 95% interval; NaN with too
             few queries.
+        helps: whether that is beyond doubt, corrected for the exponents that were tried.
         each: the mean gain if every query had the exponent that is best for it, an oracle that nothing can reach.
         queries: that were measured.
     """
@@ -46,7 +50,9 @@ class Headroom(NamedTuple):
     cosine: float
     exponent: float
     gain: float
+    ceiling: float
     held_out: Interval
+    helps: bool
     each: float
     queries: int
 
@@ -61,7 +67,7 @@ class NormQuestion(NamedTuple):
             ``1 - r²`` with the mean correlation ``r`` of a query's cosines and its ``qnorm`` scores.
         headroom: of exponents of the norm.
         fisher: form of the Fisher information to what it says; empty with too few pairs.
-        temperatures: by variant, the one at which its scores spread as those of cosine do at its own.
+        temperatures: by variant, the one at which its scores, divided by it, spread as those that train do.
     """
 
     diagnosis: Diagnosis
@@ -73,11 +79,12 @@ class NormQuestion(NamedTuple):
 
     @property
     def opening(self) -> Opening:
-        """``closed`` where norms are all but one, ``narrow`` where they differ and no exponent gains, else ``open``."""
+        """``closed`` where norms are all but one, ``open`` where they help, ``narrow`` where they do not."""
+        if self.headroom.helps:
+            return "open"
         if self.saturation.kind in ("unit", "constant") or self.share < _RARE_SHARE:
             return "closed"
-        gain = self.headroom.held_out
-        return "open" if math.isnan(gain.high) or gain.high >= NEGLIGIBLE else "narrow"
+        return "narrow" if self.headroom.ceiling < NEGLIGIBLE else "unclear"
 
     def numbers(self) -> dict[str, float]:
         """Plain numbers by the names that they are logged under."""
@@ -86,6 +93,7 @@ class NormQuestion(NamedTuple):
             "norm_share": self.share,
             "best_exponent": room.exponent,
             "best_exponent_gain": room.gain,
+            "gain_ceiling": room.ceiling,
             "held_out_gain": room.held_out.value,
             "held_out_gain_low": room.held_out.low,
             "held_out_gain_high": room.held_out.high,
@@ -103,12 +111,13 @@ class NormQuestion(NamedTuple):
             f"{self.share:.1%}. {self.saturation.sentence}",
             self._of_headroom(),
             self._of_fisher(),
-            "Temperatures at which scores spread as those of cosine: "
+            "Temperatures at which scores of all spread alike: "
             + ", ".join(f"{name} {value:.3g}" for name, value in self.temperatures.items())
             + "; a comparison at one temperature for all is one of temperatures.",
         ]
 
     def _conclusion(self) -> str:
+        room = self.headroom
         if self.opening == "closed":
             return (
                 "Which norms to keep is a closed question for this encoder as it is: they are so nearly one that every "
@@ -116,23 +125,30 @@ class NormQuestion(NamedTuple):
             )
         if self.opening == "narrow":
             return (
-                f"Which norms to keep is a narrow question for this encoder: on queries held out no exponent can be "
-                f"expected to gain {NEGLIGIBLE} of {self.headroom.measure}, so what a variant gains it has to make in "
-                "training."
+                f"Which norms to keep is a narrow question for this encoder: as it is no exponent of the norm gains "
+                f"more than {room.ceiling:.4f} of {room.measure}, so what a variant gains it has to make in training."
             )
-        return "Which norms to keep is an open question for this encoder: train the variants, each at its temperature."
+        if self.opening == "unclear":
+            return (
+                f"Whether it is an open question for this encoder which norms to keep, {room.queries:,} queries cannot "
+                f"tell: an exponent of the norm may gain up to {max(0.0, room.ceiling):.4f} of {room.measure} as it is."
+            )
+        return (
+            f"Which norms to keep is an open question for this encoder: as it is an exponent of the norm gains "
+            f"{room.held_out.value:.4f} of {room.measure}; train the variants, each at its temperature."
+        )
 
     def _of_headroom(self) -> str:
         room = self.headroom
         held_out = (
             f"held out {room.held_out.value:+.4f} [{room.held_out.low:+.4f}, {room.held_out.high:+.4f}]"
             if math.isfinite(room.held_out.value)
-            else f"too few queries ({room.queries}) to hold any out"
+            else "too few to hold any out"
         )
         return (
             f"Headroom: {room.measure} {room.cosine:.4f} by cosine; the best exponent of the norm, "
-            f"{room.exponent:+.1f}, gains {room.gain:+.4f} on these very {room.queries:,} queries, {held_out}; an "
-            f"oracle with an exponent for each query {room.each:+.4f}."
+            f"{room.exponent:+.1f}, gains {room.gain:+.4f} on the very queries that chose it ({room.queries:,}), "
+            f"{held_out}; an oracle with an exponent for each query {room.each:+.4f}."
         )
 
     def _of_fisher(self) -> str:
@@ -141,7 +157,7 @@ class NormQuestion(NamedTuple):
         clauses = [
             f"{form} {getattr(advice.qnorm, form):.2f} and {getattr(advice.dnorm, form):.2f}, "
             + ("no difference" if advice.normalization == "no difference" else f"for {advice.normalization}")
-            + f" (confidence {advice.confidence:.0%})"
+            + (" (confidence above 99%)" if advice.confidence > 0.99 else f" (confidence {advice.confidence:.0%})")
             for form, advice in self.fisher.items()
         ]
         kappas = "; ".join([*clauses, *self._of_eigenvalues()])
@@ -157,20 +173,23 @@ class NormQuestion(NamedTuple):
         return [f"eigenvalues {qnorm.eigenvalues:.2f} and {dnorm.eigenvalues:.2f}, without a confidence"]
 
     @classmethod
-    def of(cls, encoded: Encoded, sweep: AlphaSweep, *, temperature: float) -> NormQuestion:
+    def of(
+        cls, encoded: Encoded, sweep: AlphaSweep, *, temperature: float, exponents: Exponents = (1.0, 1.0)
+    ) -> NormQuestion:
         """Looks at a split.
 
         Args:
             encoded: embeddings before any normalisation.
             sweep: of exponents of the norm on it.
-            temperature: that cosine is trained at.
+            temperature: that the model is going to be trained at.
+            exponents: of the norms (query, document) that its scores are going to be divided by; cosine's if left out.
 
         Raises:
             ValueError: if no query has a measure.
         """
         norms = precise_norm(encoded.documents)
         queries, documents = encoded.pairs()
-        fisher = {}
+        fisher: dict[str, NormalizationAdvice] = {}
         if len(queries) >= _FEWEST_PAIRS and queries.any() and documents.any():
             fisher = {
                 form: recommend_normalization(queries, documents, form=form, temperature=temperature) for form in _FORMS
@@ -181,7 +200,7 @@ class NormQuestion(NamedTuple):
             _share_of_norms(encoded.queries, encoded.documents),
             headroom_of(sweep),
             fisher,
-            _temperatures(queries, documents, temperature),
+            _temperatures(queries, documents, temperature, exponents),
         )
 
 
@@ -206,19 +225,32 @@ def headroom_of(sweep: AlphaSweep) -> Headroom:
         raise ValueError("sweep: expected a query with a measure at every exponent, got none; look at the judgements")
     zero = int(sweep.alphas.abs().argmin())
     gains = values - values[zero]
-    best = int(gains.mean(1).argmax())
-    held_out = Interval(math.nan, math.nan, math.nan)
+    means = gains.mean(1)
+    best = min(range(len(means)), key=lambda place: (-float(means[place]), abs(float(sweep.alphas[place]))))
+    held_out, helps = Interval(math.nan, math.nan, math.nan), False
     if values.shape[1] >= _FOLDS:
-        held_out = calibrate(sweep._replace(values=values)).gain
+        calibration = calibrate(sweep._replace(values=values))
+        held_out, helps = calibration.gain, calibration.significant
     return Headroom(
         sweep.measure,
         float(values[zero].mean()),
         float(sweep.alphas[best]),
-        float(gains[best].mean()),
+        float(means[best]),
+        _ceiling(gains, zero),
         held_out,
+        helps,
         float(gains.amax(0).mean()),
         values.shape[1],
     )
+
+
+def _ceiling(gains: Tensor, zero: int) -> float:
+    """The largest upper end of a mean gain ``[a, n]``, exponent 0 left out; infinite with too few queries."""
+    count = gains.shape[1]
+    if count < _FEWEST_QUERIES:
+        return math.inf
+    upper = gains.mean(1) + _NORMAL * gains.std(1) / math.sqrt(count)
+    return float(upper[[place for place in range(len(upper)) if place != zero]].max())
 
 
 def _share_of_norms(queries: Tensor, documents: Tensor) -> float:
@@ -235,13 +267,14 @@ def _share_of_norms(queries: Tensor, documents: Tensor) -> float:
     return 1 - float(correlation) ** 2
 
 
-def _temperatures(queries: Tensor, documents: Tensor, temperature: float) -> dict[str, float]:
-    """By variant, in the order of the grid; cosine's own where scores do not spread at all."""
-    spread = float(cosine_variance(queries, documents))
-    variances = {
-        name: float(score_variance(rescale(queries, powers[0]), rescale(documents, powers[1])))
-        for name, powers in NORMALIZATIONS.items()
-    }
+def _temperatures(queries: Tensor, documents: Tensor, temperature: float, exponents: Exponents) -> dict[str, float]:
+    """By variant, in the order of the grid; the same for all where scores do not spread at all."""
+
+    def variance_at(powers: Exponents) -> float:
+        return float(score_variance(rescale(queries, powers[0]), rescale(documents, powers[1])))
+
+    spread = variance_at(exponents)
+    variances = {name: variance_at(powers) for name, powers in NORMALIZATIONS.items()}
     return {
         name: temperature * math.sqrt(variance / spread) if spread > 0 else temperature
         for name, variance in variances.items()

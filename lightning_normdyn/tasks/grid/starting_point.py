@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.callbacks.encoding import RankShares, encode_share
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
 from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData
@@ -70,6 +70,9 @@ class StartingPoint(Callback):
         part = thinned(split, self.queries, self.documents)
         encoded = self._encoded(trainer, pl_module, part, data.evaluation_batch_size)
         if not len(encoded.judgements.relevant().grades):
+            pl_module.print(
+                "Before training: nothing is measured, for no document of the split is relevant to a query."
+            )
             return
         measures = {name: float(v.nanmean()) for name, v in pl_module.trained_measures(encoded).items()}
         self._ask(pl_module, encoded)
@@ -80,10 +83,10 @@ class StartingPoint(Callback):
 
     def _encoded(self, trainer: Trainer, task: ContrastiveTask, split: EvaluationSplit, batch_size: int) -> Encoded:
         shares = RankShares(trainer)
+        encoders = (task.encode_queries, task.encode_documents)
         sides = []
-        for name, inputs, encode in (
-            ("queries", split.queries, task.encode_queries),
-            ("documents", split.documents, task.encode_documents),
+        for name, inputs, encode in zip(
+            ("queries", "documents"), (split.queries, split.documents), encoders, strict=True
         ):
             share = encode_share(
                 trainer,
@@ -97,21 +100,21 @@ class StartingPoint(Callback):
             )
             sides.append(shares.gather_rows(share.to(task.device), len(inputs)).cpu())
         refuse_diverged("validation", queries=sides[0], documents=sides[1])
-        return Encoded.of(*sides, split)
+        return Encoded.of(sides[0], sides[1], split)
 
     def _ask(self, task: ContrastiveTask, encoded: Encoded) -> None:
         sweep = _swept(task, encoded)
         if not sweep.values.isfinite().all(0).any():
             return
-        temperature = task.contrast.temperature
-        at = float(temperature) if math.isfinite(float(temperature)) else 0.05
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.question = NormQuestion.of(encoded, sweep, temperature=at)
+        temperature = float(task.contrast.temperature)
+        if math.isfinite(temperature):
+            self.question = NormQuestion.of(encoded, sweep, temperature=temperature, exponents=task.trained_exponents)
+        else:  # 'auto' finds one in the first batch, by the spread of cosine's scores at its own
+            self.question = NormQuestion.of(encoded, sweep, temperature=ContrastiveLoss.cosine_temperature)
 
     def _log(self, trainer: Trainer, numbers: dict[str, float]) -> None:
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        for logger in trainer.loggers:  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
             logger.log_metrics(
                 {name.replace("/", logger.group_separator): value for name, value in finite.items()}, step=0
             )

@@ -136,11 +136,21 @@ def test_precisions_and_the_scale_of_all_norms_change_nothing(dtype):
     points = norm_weights(x, -2.0)
     assert points.weights.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(points.weights.double(), expected.weights, rtol=1e-5, atol=0)
-    scaled = norm_weights(x.double() * 1e-150, -2.0)
-    torch.testing.assert_close(scaled.weights, expected.weights)
+    for factor in (1e-290, 1e290):
+        scaled = norm_weights(x.double() * factor, -2.0)
+        torch.testing.assert_close(scaled.weights, expected.weights)
+        torch.testing.assert_close(scaled.directions, expected.directions)
     assert points.effective_share == pytest.approx(
         float(expected.weights.sum() ** 2 / (100 * expected.weights.square().sum())), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_plain_k_means_does_not_see_the_scale(scale):
+    x, _ = world(5, "noise falls with norm", n=100, k=4, d=16)
+    expected, scaled = (cluster_by_norm(part, 4, exponent=None, engine="faiss") for part in (x, x * scale))
+    assert torch.equal(scaled.places, expected.places)
+    torch.testing.assert_close(scaled.centers / scale, expected.centers, rtol=1e-4, atol=1e-5)
 
 
 def verdict(seed, kind, **size):
@@ -269,6 +279,7 @@ X, LABELS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torc
         (lambda: cluster_by_norm(X, 21), "clusters: expected at most the 20 items, got 21"),
         (lambda: cluster_by_norm(X, 2, engine="spark"), "engine: expected one of auto, faiss, sklearn, got 'spark'"),
         (lambda: compare_clusterings(X), "clusters: expected how many, for there are no labels whose number would do"),
+        (lambda: compare_clusterings(X * 0, LABELS), "embeddings: .* got zero in every row; are they whole"),
         (lambda: compare_clusterings(X, LABELS * 0), "labels: expected two classes at least, got one"),
         (lambda: compare_clusterings(X, LABELS[:3]), r"labels: .* for each of 20 items, got .* \(3,\)"),
         (lambda: compare_clusterings(X, LABELS.float()), "labels: expected an integer for each of 20 items, got"),
