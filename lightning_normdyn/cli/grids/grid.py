@@ -20,7 +20,7 @@ from lightning_normdyn.cli.configuration import read_origin, read_trainer
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster
 from lightning_normdyn.cli.grids.pilot import PilotRecord, pilot_jobs, pilot_variants, power_of, train_pilot
-from lightning_normdyn.cli.grids.plan import Plan, fix_looks
+from lightning_normdyn.cli.grids.plan import LOOKS_FILE, Plan, fix_looks
 from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grids.settings import GridSettings, planned
 from lightning_normdyn.cli.grids.summary import print_findings
@@ -121,6 +121,8 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         return GridRecord(plan.folder, None, trainings.failures, None)
     findings = conclude(trainings.runs, floors=plan.floors())
     notes = [*findings.notes, *trainings.notes]
+    if not plan.looks and (plan.folder / LOOKS_FILE).is_file():
+        notes.append("These trainings were looked at before, and intervals are of one look: pass --sequential again.")
     if findings.comparison.seeds == 1:
         notes.append(f"More seeds: {_with_more_seeds(plan.folder)}")
     findings = replace(findings, notes=notes, origin=read_origin(plan.words))

@@ -70,6 +70,7 @@ class RetrievalData(ContrastData):
         source: where they come from; the docstrings of the running Python's standard library if left out.
         validation_share: of the training queries, kept for validation where the source has no such split.
         bm25: whether to report, once a split, what BM25 finds; it reads all documents, a second for some ten thousand.
+            Where queries want documents that training wants, also what it finds with memory of the training judgements.
         hard_negatives: documents that go with every training pair and do not answer its query.
         hard_negatives_from: which these are: ``bm25``, those that it ranks first; ``mining``, those that the callback
             :class:`~lightning_normdyn.callbacks.HardNegativeMining` mines while the model trains (beside ``bm25`` it
