@@ -38,7 +38,8 @@ class ClusteringScore(NamedTuple):
         v_measure: mean over seeds; NaN without labels.
         silhouette: of directions, the same.
         gain: of V-measure; its interval holds for all ways at once.
-        p_value: how likely a gain as large is for any way if none gains.
+        p_value: how likely a gain or a loss as large is for any way if none differs; 1 of a loss. At 5% or less just
+            where the 95% interval lies above 0.
         silhouette_gain: the same as ``gain``, of the silhouette.
         effective_share: of items that weigh equally and would say as much; 1 for plain k-means.
     """
@@ -243,7 +244,7 @@ def joint_gains(
     largest = draws.abs().amax(1).sort().values
     reach = error * sorted_quantile(largest, level)
     statistics = (gains / error).where(~is_same, 0.0)
-    p_values = [float((1 + (draws.amax(1) >= value).sum()) / (1 + _DRAWS)) for value in statistics]
+    p_values = [float((1 + (largest >= value).sum()) / (1 + _DRAWS)) for value in statistics]
     ends = zip(gains.tolist(), reach.tolist(), strict=True)
     return JointGains(
         values.mean(0).tolist(), [Interval(gain, gain - half, gain + half) for gain, half in ends], p_values

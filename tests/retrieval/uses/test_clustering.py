@@ -229,6 +229,15 @@ def reach(values, influences):
     return [interval.high - interval.value for interval in gains.intervals[1:]]
 
 
+@pytest.mark.parametrize(("gain", "p_value"), [(1.8, 0.0719), (2.1, 0.0357), (-2.1, 1.0)])
+def test_a_p_value_agrees_with_its_interval(gain, p_value):
+    x = torch.linalg.qr(torch.randn(400, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0][:, 0]
+    nothing = Quality(0.0, torch.zeros(400).double())
+    gains = joint_gains([[nothing, Quality(gain / 400, x)]] * 4, 0, 0.95, torch.Generator().manual_seed(0))
+    assert gains.p_values[1] == pytest.approx(p_value, abs=0.008)  # 2 · (1 - the normal's share below the gain)
+    assert (gains.p_values[1] <= 0.05) == (gains.intervals[1].low > 0)
+
+
 def test_intervals_reach_as_far_as_tables_say():
     draw = torch.Generator().manual_seed(1)
     x, y = torch.linalg.qr(torch.randn(400, 2, generator=draw, dtype=torch.float64))[0].T
