@@ -306,11 +306,14 @@ class Observation:
         watches = [watch for watch in self.recorder.watches if _has_empty_windows(watch)]
         if watches:
             names = ", ".join(f"'{watch.target.name}'" for watch in watches)
-            steps = watches[0].steps
+            steps, cadence = watches[0].steps, self._options["every_n_steps"]
+            window = max(1, steps // 2)
+            is_short = cadence > 1 and window < max(cadence, _SHORT_WINDOW)
+            way_out = "measure more often: every_n_steps=1" if is_short else f"pass a longer window: window={window}"
             self._inform(
                 f"{names}: no window of the run's {steps} steps held a whole measurement, which spans the steps that "
-                f"the optimizer's momentum remembers or, if fewer, every_n_steps={self._options['every_n_steps']}; "
-                f"train longer, or pass a longer window: window={max(1, steps // 2)}"
+                f"the optimizer's momentum remembers or, if fewer, every_n_steps={cadence}; train longer, "
+                f"or {way_out}"
             )
 
     def point_to_report(self) -> None:

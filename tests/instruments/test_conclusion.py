@@ -51,7 +51,17 @@ def test_windows_without_a_measurement_are_said_to_be_empty(caplog):
     lines = [line for line in closing_lines(caplog, 12, window=4, **options) if "a whole measurement" in line]
     assert len(lines) == 1
     assert "'encoder': no window of the run's 12 steps held a whole measurement" in lines[0]
+    assert "or measure more often: every_n_steps=1" in lines[0]
+    followed = options | {"every_n_steps": 1}
+    assert not any("a whole measurement" in line for line in closing_lines(caplog, 12, window=4, **followed))
     assert not any("a whole measurement" in line for line in closing_lines(caplog, 12, window=4))
+
+
+def test_a_long_run_of_short_windows_is_told_how_long_they_must_be(caplog):
+    options = {"momentum": 0.95, "every_n_steps": 20}
+    lines = [line for line in closing_lines(caplog, 120, window=4, **options) if "a whole measurement" in line]
+    assert "or pass a longer window: window=60" in lines[0]
+    assert not any("a whole measurement" in line for line in closing_lines(caplog, 120, window=60, **options))
 
 
 @pytest.mark.parametrize(("window", "is_said"), [(1, True), (49, True), (50, False), (0.2, False)])
