@@ -74,14 +74,27 @@ def is_of_lightning(error: Exception) -> bool:
 
 
 def constructor_complaint(error: Exception) -> str:
-    """Digs out what a constructor said from what jsonargparse says around it."""
+    """Digs out what a constructor said from what jsonargparse says around it.
+
+    Example:
+        >>> text = '''Does not validate against any of the Union subtypes
+        ... Errors:
+        ...   - Problem with given class_path 'datetime.timezone':
+        ...       offset: expected less than a day, got two
+        ...   - Expected a <class 'NoneType'>'''
+        >>> constructor_complaint(ValueError(text))
+        'offset: expected less than a day, got two'
+    """
     text = str(error)
     if text.startswith("Call to compute_fn of link") and error.__cause__ is not None:
         return str(error.__cause__)
     if not text.startswith("Does not validate against any of the Union"):
         return text
-    alternatives = (line.strip().removeprefix("- ") for line in text.splitlines() if line.strip().startswith("- "))
-    return next((line for line in alternatives if not line.startswith(_NOISE)), text)
+    lines = [line.strip() for line in text.splitlines()]
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("- ") and not line.removeprefix("- ").startswith(_NOISE):
+            return below if CLASS.search(line) and below else line.removeprefix("- ")
+    return text
 
 
 def _unrecognised(text: str, command: str, keys: Iterable[str]) -> str | None:
