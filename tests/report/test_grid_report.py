@@ -3,15 +3,20 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import StringIO
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
 
+from lightning_normdyn.cli.grids.summary import print_findings
 from lightning_normdyn.core.statistics.variant_comparison import compare_variants
 from lightning_normdyn.history.grid_findings import ChosenSettings, GridFindings, GridRun
 from lightning_normdyn.report import Origin
 from lightning_normdyn.report.grid import write_grid
-from lightning_normdyn.report.grid.figures import norm_ratios, norms_figure
+from lightning_normdyn.report.grid.figures import norm_ratios, norms_figure, scores_figure
 from lightning_normdyn.report.grid.rows import grid_tables
+from lightning_normdyn.report.kit.figure import drawing_style
 
 SCORES = {"cosine": [0.2, 0.4, 0.6], "qnorm": [0.5, 0.7, 0.9]}
 
@@ -137,6 +142,21 @@ def test_sets_out_of_domain_and_kinds_of_queries_have_tables_of_their_own(tmp_pa
         ]
     page = write_grid(tmp_path, findings()).read_text(encoding="utf-8")
     assert "Out of domain: a &lt;set&gt;, test items: 3" in page
+
+
+def test_long_names_stay_within_the_figure() -> None:
+    floors = dict.fromkeys(("untrained encoder", "bm25 + training documents", "bm25 + training queries"), 0.5)
+    with drawing_style():
+        axes = scores_figure(replace(findings(), floors=floors))
+        renderer = FigureCanvasAgg(axes.figure).get_renderer()
+        assert all(label.get_window_extent(renderer).x0 >= 0 for label in axes.get_yticklabels())
+
+
+def test_no_number_is_cut_on_a_terminal_of_eighty_columns() -> None:
+    out = StringIO()
+    print_findings(Console(file=out, width=80), findings())
+    assert "Test items by whether training wants a document" in out.getvalue()
+    assert "…" not in out.getvalue()
 
 
 def test_the_page_says_what_was_chosen_and_how_flat_that_was(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ COLOURS: Mapping[str, str] = {
     "learnable": GREEN,
     "euclidean": OCHRE,
 }
+_NAME_WIDTH = 18  # characters left of the axes: "bm25 + training documents" takes two lines
 
 
 def scores_figure(findings: GridFindings, *, note: str = "") -> Axes:
@@ -48,7 +50,7 @@ def scores_figure(findings: GridFindings, *, note: str = "") -> Axes:
         else:
             axes.scatter([findings.floors[name]], [place], color=FAINT, s=40, marker="|")
     axes.axvline(scores[findings.comparison.reference].mean, color=RULE, lw=1, zorder=0)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [fill(name, _NAME_WIDTH) for name in names])
     axes.invert_yaxis()
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)

@@ -148,7 +148,7 @@ def _parts(findings: GridFindings) -> GridTable:
     columns = [
         column
         for part, comparison in findings.parts.items()
-        for column in _columns_of(f"{findings.headline} on {part}", f"{part.replace(' ', chr(10), 1)}", comparison)
+        for column in _columns_of(f"{findings.headline} on {part}", _part_heading(part), comparison)
     ]
     rows = [
         GridRow(name, [value for comparison in findings.parts.values() for value in _mean_and_gain(comparison, name)])
@@ -157,6 +157,11 @@ def _parts(findings: GridFindings) -> GridTable:
     title = "Test items by whether training wants a document that they want"
     note = "Where it does, a training can gain by memory of which documents are asked for, and by what."
     return GridTable("parts", title, "variant", columns, rows, note)
+
+
+def _part_heading(part: str) -> str:
+    """Words of a part for a narrow column; that they are of documents stands in the table's title."""
+    return part.removeprefix("documents ").removesuffix(" documents").replace(" ", "\n")
 
 
 def _out_of_domain(findings: GridFindings) -> list[GridTable]:
