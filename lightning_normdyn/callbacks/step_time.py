@@ -94,9 +94,11 @@ def _words(seconds: float) -> str:
     """How long, in the two units that matter.
 
     Example:
-        >>> _words(95), _words(7_500)
-        ('1 min 35 s', '2 h 5 min')
+        >>> _words(0.413), _words(95), _words(7_500)
+        ('0.41 s', '1 min 35 s', '2 h 5 min')
     """
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"

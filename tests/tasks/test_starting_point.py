@@ -151,7 +151,7 @@ def test_a_model_is_measured_as_validation_measures_it(tmp_path, capsys, kind, d
     assert float(row[f"start/{task.headline}"]) == pytest.approx(value, abs=1e-6)
     assert float(row["start/best_exponent_gain"]) == pytest.approx(start.question.headroom.gain)
     printed = capsys.readouterr().out
-    assert f"Before training: {task.headline} {value:.4f}" in printed
+    assert f"Before training, scored by qnorm: {task.headline} {value:.4f}" in printed
     assert all(sentence in printed for sentence in start.question.sentences())
 
 
@@ -217,6 +217,6 @@ def test_a_step_takes_what_it_takes_without_evaluations(capsys):
         trainer.fit(Sleeper(), loader, loader)
     assert 0.01 <= timer.seconds < 0.03
     assert (
-        f"A step takes {timer.seconds:.3g} s (mean of 6); 12 steps take 0 s, evaluations not counted."
-        in capsys.readouterr().out
-    )
+        f"A step takes {timer.seconds:.3g} s (mean of 6); 12 steps take {12 * timer.seconds:.2g} s, evaluations not "
+        "counted."
+    ) in capsys.readouterr().out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -78,7 +77,8 @@ class StartingPoint(Callback):
         self._ask(pl_module, encoded)
         numbers = {} if self.question is None else self.question.numbers()
         self._log(trainer, {f"start/{name}": value for name, value in {**measures, **numbers}.items()})
-        for line in [*_measured(measures, split, part), *([] if self.question is None else self.question.sentences())]:
+        first_line = _measured(measures, pl_module.contrast.similarity.normalization, split, part)
+        for line in [first_line, *([] if self.question is None else self.question.sentences())]:
             pl_module.print(line)
 
     def _encoded(self, trainer: Trainer, task: ContrastiveTask, split: EvaluationSplit, batch_size: int) -> Encoded:
@@ -163,8 +163,8 @@ def _swept(task: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
     return AlphaSweep(torch.tensor(ALPHAS, dtype=torch.float64), torch.stack(values), task.headline)
 
 
-def _measured(measures: dict[str, float], split: EvaluationSplit, part: EvaluationSplit) -> Sequence[str]:
-    """What the model reaches before any training, and on what."""
+def _measured(measures: dict[str, float], normalization: str, split: EvaluationSplit, part: EvaluationSplit) -> str:
+    """What the model reaches before any training, by which score, and on what."""
     values = ", ".join(f"{name} {value:.4f}" for name, value in measures.items() if math.isfinite(value))
     cut = [
         f"{len(taken):,} of {len(whole):,} {side}"
@@ -175,4 +175,4 @@ def _measured(measures: dict[str, float], split: EvaluationSplit, part: Evaluati
         if len(taken) < len(whole)
     ]
     note = f" (of {' and '.join(cut)}, so that it is no measure of the whole)" if cut else ""
-    return [f"Before training: {values}{note}."]
+    return f"Before training, scored by {normalization}: {values}{note}."
