@@ -63,7 +63,8 @@ class DirectionHealth(NamedTuple):
         return (
             f"Directions spread over {_ends(rank.interval, 0)} of {rank.dim} dimensions (effective rank){unseen}; "
             f"{max(0.0, self.common_direction.value):.0%} of their squared length is one common direction. How often a "
-            f"vector is among another's {hubs.k} nearest has a skewness of {_ends(hubs.skewness, 1)}, and "
+            f"vector is among another's {hubs.k} nearest has a skewness of {_ends(hubs.skewness, 1)}, where "
+            f"chance alone has {hubs.k**-0.5:.1f} and marked hubs begin at 1, and "
             f"{hubs.anti_hubs.value:.0%} are among nobody's{self.sample_note}."
         )
 
