@@ -168,7 +168,9 @@ def test_a_pilot_says_which_gain_could_be_seen_in_what_time(tmp_path) -> None:
     for row in record.rows:
         assert f"{row.gains[80]:.4f}" in output.getvalue()
         assert f"{row.likely_gain:.4f}" in output.getvalue()
-    assert f"--out {tmp_path}" in " ".join(output.getvalue().split())
+    printed = " ".join(output.getvalue().split())
+    assert "two seeds each at learning rate 0.3 and temperature 1 times auto." in printed
+    assert f"--out {tmp_path}" in printed
 
 
 def test_a_pilot_that_failed_plans_nothing(tmp_path) -> None:

@@ -55,6 +55,7 @@ class PilotRecord(NamedTuple):
         queries: of the test.
         rows: by number of seeds; none if a training failed.
         least_gain: that no number of seeds makes smaller, for want of queries.
+        choice: what the pilot trained with.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class PilotRecord(NamedTuple):
     queries: int = 0
     rows: Sequence[PowerRow] = ()
     least_gain: float = math.nan
+    choice: Choice | None = None
 
     @property
     def exit_code(self) -> int:
@@ -91,9 +93,15 @@ class PilotRecord(NamedTuple):
             if self.least_gain >= _LEAST_SHOWN
             else ""
         )
+        place = (
+            ""
+            if self.choice is None
+            else f" at learning rate {self.choice.lr:g} and temperature {self.choice.warmth:g} times auto"
+        )
         console.print(
-            f"From {' and '.join(self.variants)} with two seeds each at the middle of both lists. At worst: with "
-            f"{self.queries} test items, if seeds spread by as much as two of them hide one time in five.{limit}"
+            f"From {' and '.join(self.variants)} with two seeds each{place}. At worst: with {self.queries} test items, "
+            f"if seeds spread by as much as two of them hide one time in five.{limit} A value that a variant's list is "
+            "extended by is a training more."
         )
         console.print(f"The grid goes on from these trainings with --out {self.folder}, without --plan.")
 
@@ -118,9 +126,14 @@ def pilot_variants(variants: Sequence[str]) -> tuple[str, ...]:
 
 
 def pilot_jobs(plan: Plan) -> list[Job]:
-    """Two variants with two seeds, at the middle of both lists: the grid needs some of these trainings too."""
-    choice = Choice(plan.lrs[len(plan.lrs) // 2], plan.centre)
+    """Two variants with two seeds, amid both lists: the grid needs some of these trainings too."""
+    choice = pilot_choice(plan)
     return [plan.job(variant, choice, seed) for variant in pilot_variants(plan.variants) for seed in (0, 1)]
+
+
+def pilot_choice(plan: Plan) -> Choice:
+    """The rate amid the list, of two the later one, and the temperature at which rates are tried."""
+    return Choice(plan.lrs[len(plan.lrs) // 2], plan.centre)
 
 
 def train_pilot(plan: Plan, trainings: Trainings) -> None:
@@ -169,6 +182,7 @@ def power_of(plan: Plan, runs: Sequence[GridRun], failures: Mapping[str, str], *
         queries,
         rows,
         _gain(components._replace(trainings=0.0, residual=0.0), plan, 2, queries),
+        pilot_choice(plan),
     )
 
 
