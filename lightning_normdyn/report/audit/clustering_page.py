@@ -10,7 +10,7 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.report.audit.page import as_plain
-from lightning_normdyn.report.kit.numbers import fixed, percent
+from lightning_normdyn.report.kit.numbers import NONE, fixed, percent
 from lightning_normdyn.report.kit.page import Page, render, write_page
 from lightning_normdyn.report.kit.table import table
 from lightning_normdyn.retrieval.uses.clustering_comparison import ClusteringComparison, ClusteringScore
@@ -59,16 +59,16 @@ def clustering_rows(comparison: ClusteringComparison) -> tuple[list[str], list[l
 def _row(score: ClusteringScore, comparison: ClusteringComparison) -> list[str]:
     is_reference = score.exponent == 0
     name = "spherical" if is_reference else score.name
-    of_labels = ["-"] * 3
+    of_labels = [NONE] * 3
     if comparison.has_labels:
-        gain = ["-"] * 2 if is_reference else [_gain(score.gain), f"{score.p_value:.2g}"]
+        gain = [NONE] * 2 if is_reference else [_gain(score.gain), f"{score.p_value:.2g}"]
         of_labels = [fixed(score.v_measure, 4), *gain]
-    silhouette_gain = "-" if is_reference else _gain(score.silhouette_gain)
+    silhouette_gain = NONE if is_reference else _gain(score.silhouette_gain)
     return [name, *of_labels, fixed(score.silhouette, 4), silhouette_gain, percent(score.effective_share)]
 
 
 def _gain(interval: Interval) -> str:
-    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*interval)
+    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*interval).replace("-", "−")
 
 
 def write_clustering_numbers(folder: Path, comparison: ClusteringComparison, subject: ClusteringSubject) -> Path:
