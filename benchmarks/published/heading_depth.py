@@ -134,8 +134,11 @@ def main() -> None:
     if not folder.is_dir():
         folder = options.out / f"{slug(options.car)}-{options.distractors}"
         if not (folder / "qrels" / "test.tsv").exists():
-            import ir_datasets
-
+            try:
+                import ir_datasets
+            except ModuleNotFoundError:
+                missing = "neither a folder nor, without ir_datasets, a set; pip install ir-datasets trec-car-tools"
+                parser.error(f"argument --car: {options.car}: {missing}")
             write_car(ir_datasets.load(options.car), folder, options.distractors)
     settings = {"device": options.device, "batch_size": options.batch_size}
     records = [measured(model, str(folder), options.out, **settings) for model in options.model]
