@@ -6,6 +6,7 @@ import torch
 from small_transformers import SPECIALS, write_bert
 from transformers import BertTokenizerFast, RobertaConfig, RobertaModel
 
+from lightning_normdyn.tasks import Retrieval
 from lightning_normdyn.tasks.encoders import PretrainedTextEncoder
 
 WORDS = ["a", "file", "is", "open", "closed", "##s", "the"]
@@ -65,6 +66,17 @@ def test_every_trained_parameter_has_a_gradient_and_dropout_is_on(folder):
     assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)
     assert encoder.model.training
     assert not any(p.requires_grad for p in PretrainedTextEncoder(str(folder), frozen=True).parameters())
+
+
+def test_a_frozen_encoder_leaves_what_the_loss_learns_or_is_refused(folder) -> None:
+    def optimizer(**options):
+        encoder = PretrainedTextEncoder(str(folder), frozen=True)
+        return Retrieval(encoder=encoder, schedule="constant", **options).configure_optimizers()
+
+    assert sum(len(group["params"]) for group in optimizer(normalization="learnable").param_groups) == 2
+    for options in ({}, {"layer_decay": 0.9}):
+        with pytest.raises(ValueError, match="encoder: expected parameters that train, got none: all of it is frozen"):
+            optimizer(**options)
 
 
 def _state(folder, tmp_path, *kinds, **modes):
