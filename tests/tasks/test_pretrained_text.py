@@ -73,7 +73,8 @@ def test_a_frozen_encoder_leaves_what_the_loss_learns_or_is_refused(folder) -> N
         encoder = PretrainedTextEncoder(str(folder), frozen=True)
         return Retrieval(encoder=encoder, schedule="constant", **options).configure_optimizers()
 
-    assert sum(len(group["params"]) for group in optimizer(normalization="learnable").param_groups) == 2
+    (group,) = optimizer(normalization="learnable").param_groups
+    assert sum(parameter.numel() for parameter in group["params"]) == 2
     for options in ({}, {"layer_decay": 0.9}):
         with pytest.raises(ValueError, match="encoder: expected parameters that train, got none: all of it is frozen"):
             optimizer(**options)
