@@ -82,7 +82,8 @@ class ChosenSettings(NamedTuple):
 
     Attributes:
         lr: the peak of its learning rate.
-        lr_lead: how much better its headline is on validation than with the next best rate; ``None`` without another.
+        lr_lead: how much better its headline is on validation than with the next best rate, at the temperature at which
+            rates were tried; ``None`` without another.
         warmth: its temperature, in units of the one at which its scores spread like those of cosine.
         warmth_lead: the same as ``lr_lead`` of temperatures.
         temperature: of its loss, mean over seeds.

@@ -43,7 +43,7 @@ def test_each_variant_takes_the_temperature_that_validation_likes_and_says_by_ho
     settings = found.choices["cosine"]
     assert (settings.lr, settings.warmth, settings.trials) == (3e-3, 2.0, 5)
     assert settings.warmth_lead == pytest.approx(0.57 - 0.50)
-    assert settings.lr_lead is None  # at twice the temperature no other rate was tried
+    assert settings.lr_lead == pytest.approx(0.50 - 0.40)  # where rates were tried
     assert settings.temperature == pytest.approx((0.1 + 0.3) / 2)
     assert [trial[:2] for trial in found.trials["cosine"]] == sorted(tried)
 

@@ -42,8 +42,8 @@ def look_levels(values: Tensor, looks: Sequence[int], *, level: float = 0.95, dr
 
     Example:
         >>> values = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
-        >>> [round(level, 2) for level in look_levels(values, (3, 4, 5))]
-        [0.96]
+        >>> [round(level, 3) for level in look_levels(values, (3, 4, 5))]
+        [0.976]
     """
     check_level(level)
     if not looks or looks[0] < 2 or any(after <= before for before, after in pairwise(looks)):

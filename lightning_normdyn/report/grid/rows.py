@@ -144,11 +144,14 @@ def _choices(findings: GridFindings) -> GridTable:
     return GridTable("choices", "What each variant chose on validation", "variant", columns, rows, note)
 
 
+_SHORT_PARTS = ("known\ndocs", "new\ndocs")
+
+
 def _parts(findings: GridFindings) -> GridTable:
     columns = [
         column
-        for part, comparison in findings.parts.items()
-        for column in _columns_of(f"{findings.headline} on {part}", f"{part.replace(' ', chr(10), 1)}", comparison)
+        for (part, comparison), short_heading in zip(findings.parts.items(), _SHORT_PARTS, strict=False)
+        for column in _columns_of(f"{findings.headline} on {part}", short_heading, comparison)
     ]
     rows = [
         GridRow(name, [value for comparison in findings.parts.values() for value in _mean_and_gain(comparison, name)])
