@@ -80,8 +80,8 @@ CASES = {
                 "PyKEEN ComplEx, 1-N cross entropy",
                 "peers_kg:pykeen_complex",
                 ("pykeen",),
-                (1e-2, 5e-2),
-                {"dim": 128, "epochs": 60, "batch_size": 256},
+                (1e-2, 2e-2),
+                {"weight_decay": 0.3, "dim": 128, "epochs": 60, "batch_size": 256},
             )
         },
     ),

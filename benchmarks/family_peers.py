@@ -1,12 +1,13 @@
 """The tasks beside the libraries that people would otherwise use: the same data, splits, budget and measure.
 
     python benchmarks/family_peers.py DATA [--only CASE ...] [--seeds 3] [--python LIBRARY=PYTHON ...]
-        [--runs runs/peers] [--out benchmarks/results]
+        [--runs runs/peers] [--out benchmarks/results] [--collect]
 
 DATA holds the sets, a folder each, as for ``grids.py``. ``--python`` names the interpreter of a library's own
 environment, in which this package's dependencies are too; a library without one is looked for in this one. Each side is
 a process of one thread, with the rate that its validation split likes best with the first seed. What is under
-``--runs`` already is not run again. Writes ``family_peers.json`` and a dated table, ``family_peers.md``.
+``--runs`` already is not run again; with ``--collect`` nothing is run, and sides without all their seeds are left out.
+Writes ``family_peers.json`` and a dated table, ``family_peers.md``.
 """
 
 from __future__ import annotations
@@ -37,17 +38,33 @@ class Work(NamedTuple):
         runs: results of trainings, a file each.
         pythons: interpreters by library.
         seeds: of each side.
+        collects: whether nothing is run.
     """
 
     data: Path
     runs: Path
     pythons: dict[str, str]
     seeds: int
+    collects: bool = False
 
 
 def trainings(work: Work, name: str, side: str) -> list[dict[str, Any]]:
     """Those of a side at its best rate, by seed; nothing where a run failed, which is said."""
     folder = work.runs / name / side
+    if not work.collects:
+        _run(work, name, side, folder)
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    first = [result for result in results if result["seed"] == 0]
+    if not first:
+        return []
+    rate = max(first, key=lambda result: float(result["validation"]))["rate"]
+    by_seed = {result["seed"]: result for result in results if result["rate"] == rate}
+    has_seeds = side == "ours" or CASES[name].peers[side].seeds
+    return [by_seed[seed if has_seeds else 0] for seed in range(work.seeds) if (seed if has_seeds else 0) in by_seed]
+
+
+def _run(work: Work, name: str, side: str, folder: Path) -> None:
+    """All trainings of a side, in its own environment."""
     packages = CASES[name].peers[side].packages if side != "ours" else ()
     python = next((work.pythons[package] for package in packages if package in work.pythons), sys.executable)
     command = [python, str(HERE / "family_side.py"), name, side, str(work.data.resolve()), str(work.runs.resolve())]
@@ -58,14 +75,6 @@ def trainings(work: Work, name: str, side: str) -> list[dict[str, Any]]:
         process = subprocess.run(words, check=False, env=environment, stdout=log, stderr=log)
     if process.returncode:
         print(f"{name}, {side}: failed, see {folder / 'log.txt'}", flush=True)
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    first = [result for result in results if result["seed"] == 0]
-    if not first:
-        return []
-    rate = max(first, key=lambda result: float(result["validation"]))["rate"]
-    by_seed = {result["seed"]: result for result in results if result["rate"] == rate}
-    depends = side == "ours" or CASES[name].peers[side].seeds
-    return [by_seed[seed if depends else 0] for seed in range(work.seeds) if (seed if depends else 0) in by_seed]
 
 
 def compare(name: str, work: Work) -> dict[str, Any]:
@@ -124,33 +133,42 @@ def tabulate(report: dict[str, Any]) -> str:
         f"`python benchmarks/family_peers.py`; {hardware['cpu']}, {hardware['cores']} cores; Python "
         f"{hardware['python']}, torch {hardware['torch']}. The same data, splits and queries for all sides, one thread "
         "each; a side's rate is the one, among as many as the last column has, that validation likes best. Test split, "
-        "mean with its 95% interval over queries and seeds; the difference is paired by query. Processor seconds are "
-        "of a machine that others use too, and only say who took how much longer.",
+        "mean with its 95% interval over queries and seeds (of one seed: over queries); the difference is paired by "
+        "query. Processor seconds are of a machine that others use too, and only say who took how much longer.",
         "",
-        "| set | measure | side | mean | ours less it | | seconds | rates tried |",
-        "| --- | --- | --- | --- | --- | --- | ---: | --- |",
+        "| set | measure | side | mean | ours less it | | seeds | seconds | rates tried |",
+        "| --- | --- | --- | --- | --- | --- | ---: | ---: | --- |",
     ]
-    for name, found in report["cases"].items():
-        for measure, sides in found["measures"].items():
-            lines += [_row(name, measure, side, figures, found) for side, figures in sides.items()]
-    notes = [
-        f"{name}, {_title(CASES[name], side)}: {note} {value:.4f}"
-        for name, found in report["cases"].items()
-        for side, facts in found["sides"].items()
-        for note, value in facts["notes"].items()
-    ]
+    for name, comparison in report["cases"].items():
+        for measure, sides in comparison["measures"].items():
+            lines += [_row(name, measure, side, figures, comparison) for side, figures in sides.items()]
+    notes = [line for name, comparison in report["cases"].items() for line in _notes(name, comparison)]
     versions = sorted(
         {
             f"{package} {version}"
-            for found in report["cases"].values()
-            for facts in found["sides"].values()
+            for comparison in report["cases"].values()
+            for facts in comparison["sides"].values()
             for package, version in facts["versions"].items()
         }
     )
-    return "\n".join([*lines, "", *notes, "", f"Versions: {', '.join(versions)}.", ""])
+    return "\n".join([*lines, "", *notes, f"- Versions: {', '.join(versions)}.", ""])
 
 
-def _row(name: str, measure: str, side: str, figures: dict[str, float], found: dict[str, Any]) -> str:
+def _notes(name: str, comparison: dict[str, Any]) -> list[str]:
+    """The command of a case, what the libraries say themselves, and which of them are missing."""
+    case = CASES[name]
+    words = " ".join(word.format(folder=name) for word in case.words)
+    lines = [f"- {name}: `normdyn fit --config {case.config}.yaml {words}`"]
+    lines += [
+        f"- {name}, {_title(case, side)}: {note} {value:.4f}"
+        for side, facts in comparison["sides"].items()
+        for note, value in facts["notes"].items()
+    ]
+    missing = [_title(case, side) for side in case.peers if side not in comparison["sides"]]
+    return [*lines, *([f"- {name}: not measured yet: {'; '.join(missing)}"] if missing else [])]
+
+
+def _row(name: str, measure: str, side: str, figures: dict[str, float], comparison: dict[str, Any]) -> str:
     case = CASES[name]
     mean = f"{figures['mean']:.3f} ({figures['low']:.3f} to {figures['high']:.3f})"
     difference, verdict = "", ""
@@ -159,9 +177,10 @@ def _row(name: str, measure: str, side: str, figures: dict[str, float], found: d
         difference = f"{figures['ours_less']:+.3f} ({low:+.3f} to {high:+.3f})"
         verdict = "ours is better" if low > 0 else "ours is worse" if high < 0 else "no difference seen"
     rates = case.rates if side == "ours" else case.peers[side].rates
-    tried = ", ".join(f"{rate:g}" for rate in rates if rate is not None)
-    seconds = f"{found['sides'][side]['seconds']:.0f}"
-    return f"| {name} | {measure} | {_title(case, side)} | {mean} | {difference} | {verdict} | {seconds} | {tried} |"
+    choices = ", ".join(f"{rate:g}" for rate in rates if rate is not None)
+    seconds = f"{comparison['sides'][side]['seconds']:.0f}"
+    cells = (name, measure, _title(case, side), mean, difference, verdict, str(comparison["seeds"]), seconds, choices)
+    return f"| {' | '.join(cells)} |"
 
 
 def _title(case: Case, side: str) -> str:
@@ -176,9 +195,10 @@ def main() -> None:
     parser.add_argument("--python", nargs="+", default=[], metavar="LIBRARY=PYTHON")
     parser.add_argument("--runs", type=Path, default=Path("runs/peers"))
     parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--collect", action="store_true")
     arguments = parser.parse_args()
     pythons = dict(word.split("=", 1) for word in arguments.python)
-    work = Work(arguments.data, arguments.runs, pythons, arguments.seeds)
+    work = Work(arguments.data, arguments.runs, pythons, arguments.seeds, arguments.collect)
     file = arguments.out / "family_peers.json"
     report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cases": {}}
     arguments.out.mkdir(parents=True, exist_ok=True)

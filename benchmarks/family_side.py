@@ -97,15 +97,15 @@ def run_all(name: str, side: str, data: Path, runs: Path, seeds: int) -> None:
     rates = case.rates if side == "ours" else case.peers[side].rates
     validation = {}
     for rate in rates:
-        result = _kept(runs / name / side / f"rate{rate}-seed0.json", case, side, folder, seed=0, rate=rate)
+        result = _result(runs / name / side / f"rate{rate}-seed0.json", case, side, folder, seed=0, rate=rate)
         validation[rate] = result["validation"]
     best = max(validation, key=validation.__getitem__)
-    depends = side == "ours" or case.peers[side].seeds
-    for seed in range(1, seeds if depends else 1):
-        _kept(runs / name / side / f"rate{best}-seed{seed}.json", case, side, folder, seed=seed, rate=best)
+    has_seeds = side == "ours" or case.peers[side].seeds
+    for seed in range(1, seeds if has_seeds else 1):
+        _result(runs / name / side / f"rate{best}-seed{seed}.json", case, side, folder, seed=seed, rate=best)
 
 
-def _kept(file: Path, case: Case, side: str, data: Path | None, *, seed: int, rate: float | None) -> dict[str, Any]:
+def _result(file: Path, case: Case, side: str, data: Path | None, *, seed: int, rate: float | None) -> dict[str, Any]:
     """What a file holds, made first where there is none."""
     if not file.is_file():
         result = run(case, side, data, seed=seed, rate=rate)

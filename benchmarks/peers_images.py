@@ -19,7 +19,7 @@ from lightning_normdyn.tasks.fewshot.fewshot import FewShotData
 
 SPLITS: tuple[Split, Split] = ("validation", "test")
 SHAPES = tuple((ways, shots) for ways in (5, 20) for shots in (1, 5))
-"""Ways and shots that few-shot models are asked with; the first is what rates are chosen by."""
+"""Ways and shots that few-shot models are class_queries with; the first is what rates are chosen by."""
 
 
 class FewShotTests:
@@ -69,10 +69,10 @@ def easyfsl_prototypes(data: FewShotData, *, seed: int, rate: float, epochs: int
     for _ in range(epochs):
         for batch in loader:
             supports, queries = batch["documents"].float() / 255, batch["queries"].float() / 255
-            ways, shots, asked = len(supports), supports.shape[1], queries.shape[1]
+            ways, shots, class_queries = len(supports), supports.shape[1], queries.shape[1]
             model.process_support_set(supports.flatten(0, 1), torch.arange(ways).repeat_interleave(shots))
             scores = model(queries.flatten(0, 1))
-            value = F.cross_entropy(scores, torch.arange(ways).repeat_interleave(asked))
+            value = F.cross_entropy(scores, torch.arange(ways).repeat_interleave(class_queries))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -13,15 +14,17 @@ from lightning_normdyn.tasks.kg.kg import KnowledgeGraphData
 
 
 def pykeen_complex(
-    data: KnowledgeGraphData, *, seed: int, rate: float, dim: int, epochs: int, batch_size: int
+    data: KnowledgeGraphData, *, seed: int, rate: float, weight_decay: float, dim: int, epochs: int, batch_size: int
 ) -> Outcome:
-    """ComplEx under the cross entropy over all entities (1-N scoring), with inverse relations, by Adam.
+    """ComplEx under the cross entropy over all entities (1-N scoring), with inverse relations, by AdamW.
 
-    The mean is held against the reciprocal rank of PyKEEN's own evaluator.
+    Its L2 regulariser, which is on unless told otherwise, is left out: the decay is that of the other side. The mean is
+    held against the reciprocal rank of PyKEEN's own evaluator.
     """
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.pipeline import pipeline
 
+    started = time.process_time()
     graph = data.graph
     factories = {split: _factory(data, split) for split in graph.triples}
     result = pipeline(
@@ -29,10 +32,15 @@ def pykeen_complex(
         testing=factories["test"],
         validation=factories["validation"],
         model="ComplEx",
-        model_kwargs={"embedding_dim": dim // 2},
+        model_kwargs={"embedding_dim": dim // 2, "regularizer_kwargs": {"weight": 0.0}},
         loss="crossentropy",
-        optimizer="Adam",
-        optimizer_kwargs={"lr": rate},
+        optimizer="Adam",  # PyKEEN 1.11 makes its optimizer anew from its defaults, which torch's AdamW refuses
+        optimizer_kwargs={
+            "lr": rate,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": True,
+            "betas": (0.9, 0.98),
+        },
         training_loop="lcwa",
         training_kwargs={"num_epochs": epochs, "batch_size": batch_size, "use_tqdm": False},
         evaluation_kwargs={"use_tqdm": False},
@@ -41,6 +49,7 @@ def pykeen_complex(
         device="cpu",
         filter_validation_when_testing=True,
     )
+    seconds = time.process_time() - started
     values = {
         split: filtered_reciprocal_ranks(_scores(result.model, data, split), data.evaluation(split))
         for split in ("validation", "test")
@@ -49,7 +58,7 @@ def pykeen_complex(
     return Outcome(
         validation=sum(values["validation"]) / len(values["validation"]),
         values={"mrr": values["test"]},
-        seconds=result.train_seconds,
+        seconds=seconds,
         notes={"mrr by PyKEEN's evaluator": float(evaluator)},
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peer_measures import ndcg_at_10
 from peer_outcome import Outcome
@@ -106,9 +107,9 @@ def sasrec(data: RecommendationData, *, seed: int, rate: float, dim: int, epochs
     histories = [1 + history.items[: history.train_end] for history in data.histories if history.train_end > 1]
     codes = torch.stack([_padded(items[:-1], length) for items in histories])
     targets = torch.stack([_padded(items[1:], length) for items in histories])
-    taken = torch.zeros(len(histories), items + 1, dtype=torch.bool)
+    has_item = torch.zeros(len(histories), items + 1, dtype=torch.bool)
     for row, history in enumerate(histories):
-        taken[row, history] = True
+        has_item[row, history] = True
     for _ in range(epochs):
         for rows in torch.randperm(len(codes)).split(128):
             has_target = targets[rows] > 0
@@ -118,7 +119,7 @@ def sasrec(data: RecommendationData, *, seed: int, rate: float, dim: int, epochs
                 value = F.cross_entropy(states @ model.items.weight[1:].T, positives - 1)
             else:
                 users = rows[:, None].expand_as(has_target)[has_target]
-                negatives = _negatives(taken, users)
+                negatives = _negatives(has_item, users)
                 logits = torch.stack([(states * model.items(choice)).sum(1) for choice in (positives, negatives)])
                 value = F.binary_cross_entropy_with_logits(logits, torch.tensor([[1.0], [0.0]]).expand_as(logits))
             optimizer.zero_grad()
@@ -135,11 +136,11 @@ def sasrec(data: RecommendationData, *, seed: int, rate: float, dim: int, epochs
     return _outcome(values, seconds)
 
 
-def _negatives(taken: Tensor, users: Tensor) -> Tensor:
+def _negatives(has_item: Tensor, users: Tensor) -> Tensor:
     """An item of each user's that the user never took."""
-    items = torch.randint(1, taken.shape[1], users.shape)
-    while bool((again := taken[users, items]).any()):
-        items[again] = torch.randint(1, taken.shape[1], (int(again.sum()),))
+    items = torch.randint(1, has_item.shape[1], users.shape)
+    while bool((is_history := has_item[users, items]).any()):
+        items[is_history] = torch.randint(1, has_item.shape[1], (int(is_history.sum()),))
     return items
 
 
@@ -151,6 +152,8 @@ def recbole(
     data: RecommendationData, *, seed: int, rate: float, model: str, dim: int, epochs: int, options: dict[str, Any]
 ) -> Outcome:
     """A model of RecBole on the same histories, cut by RecBole itself, the last two items of each left out."""
+    for name, kind in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
+        setattr(np, name, kind)  # RecBole 1.2 asks for names that NumPy 2 no longer has
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed

@@ -206,7 +206,7 @@ class TableTarget:
 
     def rows_of(self, tensor: Tensor) -> Tensor:
         """A tensor of the parameter's shape, such as its gradient, with embeddings for rows, ``[rows, d]``: a view."""
-        tensor = tensor.detach()
+        tensor = tensor.detach() if tensor.requires_grad else tensor
         return tensor if self.items == "rows" else tensor.t()
 
     def table(self) -> Tensor:
@@ -417,7 +417,7 @@ class TableStep:
 
     Attributes:
         slots: slot of each touched row, ``[k]``, possibly repeated; ``None`` if they are all the tracked rows in order.
-        embedding: touched rows before the step, ``[k, d]``.
+        embedding: touched rows before the step, ``[k, d]``; each once on a CPU, where a batch names many again.
         gradient: their gradients, ``[k, d]``.
         raw_gradient_norm: Frobenius norm of the table's gradient before clipping, NaN where nobody knows; for tracked
             rows.
@@ -434,6 +434,7 @@ class TableStep:
     raw_gradient_norm: Tensor
     gradient_norm: Tensor
     lr: float
+    _are_distinct = False
 
     def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, clipping: Clipping) -> None:
         self.target = target
@@ -444,6 +445,9 @@ class TableStep:
         weight = target.table()
         if touched:
             self._rows = target.touched(verify=tracked)
+            self._are_distinct = target.has_sparse_gradient  # it is coalesced
+            if self._rows is not None and target.selects and not self._are_distinct:
+                self._rows, self._are_distinct = self._rows.unique(), True
             if self._rows is not None and not tracked:
                 self._tracked_places = target.tracked_among(self._rows)
                 self._rows = self._rows if self._tracked_places is None else self._rows[self._tracked_places]
@@ -522,25 +526,31 @@ class TableStep:
             return self.target.tracked()
         return self.target.table().index_select(0, self._rows)
 
-    @cached_property
-    def distinct_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Touched rows in order, each once ``[m]``; the place of each touched row there ``[k]``; counts."""
+    @property
+    def distinct_rows(self) -> Tensor:
+        """Touched rows in order, each once ``[m]``; not where they are all the tracked rows."""
         assert self._rows is not None, "all tracked rows are distinct"
+        return self._rows if self._are_distinct else self._census[0]
+
+    @cached_property
+    def _census(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Touched rows that may be repeated: each once ``[m]``; the place of each of them there ``[k]``; counts."""
+        assert self._rows is not None
         rows, places, counts = self._rows.unique(return_inverse=True, return_counts=True)
         return rows, places, counts
 
     def once_a_row(self, values: Tensor) -> Tensor:
         """Values of the touched rows ``[k]``, those of a row that is named more than once taken once, ``[m]``."""
-        if self._rows is None:
+        if self._rows is None or self._are_distinct:
             return values
-        rows, places, _ = self.distinct_rows
+        rows, places, _ = self._census
         return values.new_empty(len(rows)).index_copy_(0, places, values)
 
     def multiplicity(self) -> Tensor:
         """How often each touched row is named, ``[k]``."""
-        if self._rows is None:
+        if self._rows is None or self._are_distinct:
             return self.embedding.new_ones(len(self.embedding), dtype=torch.float32)
-        _, position, counts = self.distinct_rows
+        _, position, counts = self._census
         multiplicity: Tensor = counts[position].float()
         return multiplicity
 
@@ -565,7 +575,7 @@ class TableStep:
         elif self._rows is None:
             entries = gradient
         else:
-            entries = gradient.index_select(0, self.distinct_rows[0])
+            entries = gradient.index_select(0, self.distinct_rows)
         norm: Tensor = torch.linalg.vector_norm(entries, dtype=torch.promote_types(entries.dtype, torch.float32))
         return norm
 

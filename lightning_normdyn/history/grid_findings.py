@@ -35,6 +35,10 @@ class GridFindings:
         runs: the trainings that these numbers are of, the chosen learning rates alone.
         notes: what the reader should know besides.
         origin: data, command, date and version.
+        parts: comparisons of the test queries whose documents training wants, and of all others; none where all are of
+            one kind, or nobody knows.
+        out_of_domain: comparisons on further sets, by set and by the similarity that scored, ``trained`` and
+            ``cosine``.
     """
 
     task: str
@@ -53,6 +57,8 @@ class GridFindings:
     choices: Mapping[str, ChosenSettings] = field(default_factory=dict)
     trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
+    parts: Mapping[str, VariantComparison] = field(default_factory=dict)
+    out_of_domain: Mapping[str, Mapping[str, VariantComparison]] = field(default_factory=dict)
 
 
 class Trial(NamedTuple):
@@ -113,6 +119,9 @@ class GridRun:
         seconds: how long it took.
         warmth: its temperature, in units of the one at which its scores spread like those of cosine.
         temperature: of its loss at the end.
+        in_training: of each test query, whether training wants a document that it wants; ``None`` if nobody knows.
+        out_of_domain: headline of each test query of further sets, by set and by the similarity that scored it:
+            ``trained`` and ``cosine``.
     """
 
     variant: str
@@ -129,6 +138,8 @@ class GridRun:
     seconds: float
     warmth: float = 1.0
     temperature: Number = None
+    in_training: Sequence[bool] | None = None
+    out_of_domain: Mapping[str, Mapping[str, Sequence[Number]]] = field(default_factory=dict)
 
 
 def write_grid_run(file: Path, run: GridRun) -> None:

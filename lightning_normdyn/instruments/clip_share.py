@@ -107,10 +107,7 @@ def shared_gradient_norm(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 def _squares_by_row(table_step: TableStep) -> tuple[Tensor, Tensor]:
     """Rows with a gradient, each once, and its squared length, ``[m]``."""
     squares = table_step.once_a_row(most_precise(table_step.gradient).square().sum(1))
-    if table_step.rows is None:
-        rows = table_step.target.row_numbers().to(squares.device)
-    else:
-        rows, _, _ = table_step.distinct_rows
+    rows = table_step.target.row_numbers().to(squares.device) if table_step.rows is None else table_step.distinct_rows
     has_gradient = squares > 0
     return rows[has_gradient], squares[has_gradient]
 

@@ -79,35 +79,37 @@ def split_update(sums: UpdateSums, decay_rate: Tensor | float | None, *, has_law
         decay = -2 * decay_rate * squared
         drift = drift - decay
     budget = NormBudget(decay, drift, sums.growth, sums.after - squared)
-    readings = {**_turn(squared, budget), **_relative(squared, budget)}
+    turn, angle = _turn(squared, budget)
+    readings = {**turn, **_means(squared, budget, angle)}
     unknown = () if has_law else ("budget_decay", "budget_drift")
     return {name: value for name, value in readings.items() if name not in unknown}
 
 
-def _turn(squared: Tensor, budget: NormBudget) -> Readings:
-    """Radial share of the applied update, and the RMS angle in radians by which it turned the rows."""
+def _turn(squared: Tensor, budget: NormBudget) -> tuple[Readings, Tensor]:
+    """Radial share of the applied update, and the angle in radians by which it turned each row, NaN for none."""
     norm = squared.sqrt()
     radial = ((budget.decay + budget.drift) / (2 * norm)).where(norm > 0, 0)
     across = (budget.growth - radial.square()).clamp(min=0).sqrt()
     has_directions = (norm > 0) & (squared + budget.total > _ZERO * squared)
     angle = torch.atan2(across, norm + radial).where(has_directions, torch.nan)
     radial_sum, growth_sum = radial.square().nansum(), budget.growth.nansum()
-    return {
-        "update_radial_fraction": (radial_sum / growth_sum).sqrt(),
-        "angular_update": finite_mean(angle.square()).sqrt(),
-    }
+    return {"update_radial_fraction": (radial_sum / growth_sum).sqrt()}, angle
 
 
-def _relative(squared: Tensor, budget: NormBudget) -> Readings:
-    """Mean over rows of each term of the budget, relative to R², and the largest residual."""
-    terms = torch.stack((budget.decay, budget.drift, budget.growth, budget.residual)) / squared
-    means = terms.where(terms.isfinite(), torch.nan).nanmean(1)
+def _means(squared: Tensor, budget: NormBudget, angle: Tensor) -> Readings:
+    """RMS angle of the rows, mean over them of each term of the budget relative to R², and the largest residual."""
+    residual = budget.residual / squared
+    terms = torch.stack((angle.square(), budget.decay / squared, budget.drift / squared, budget.growth / squared))
+    square, decay, drift, growth = finite_mean(terms)
     return {
-        **dict(zip(("budget_decay", "budget_drift", "budget_growth"), means, strict=False)),
-        "budget_residual": terms[3].abs().nan_to_num(0, 0, 0).max(),
+        "angular_update": square.sqrt(),
+        "budget_decay": decay,
+        "budget_drift": drift,
+        "budget_growth": growth,
+        "budget_residual": residual.abs().nan_to_num(0, 0, 0).max(),
     }
 
 
 def finite_mean(values: Tensor) -> Tensor:
-    """Mean over the rows that have a value: zero vectors and diverged rows have none."""
-    return values.where(values.isfinite(), torch.nan).nanmean()
+    """Mean along the last dimension of rows that have a value: zero vectors and diverged rows have none."""
+    return values.where(values.isfinite(), torch.nan).nanmean(-1)

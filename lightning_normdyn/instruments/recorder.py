@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -40,10 +41,17 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 def uncompiled(hook: Hook) -> Hook:
     """A hook of an optimizer's step that runs as it is where the step is compiled, as by ``torch.compile``.
 
-    Traced, it would be compiled again for every state that it is in.
+    Traced, it would be compiled again for every state that it is in. Where nothing is traced it is called directly,
+    since torch's own wrapper takes longer than a hook with nothing to do.
     """
     reason = "norms are observed outside of the graph: compile the optimizer's step without fullgraph=True"
-    return torch.compiler.disable(hook, reason=reason)  # type: ignore[no-any-return]
+    outside = torch.compiler.disable(hook, reason=reason)
+
+    @functools.wraps(hook)
+    def uncompiled_hook(*args: Any) -> Any:
+        return outside(*args) if torch.compiler.is_dynamo_compiling() else hook(*args)
+
+    return uncompiled_hook  # type: ignore[return-value]
 
 
 _READ_GRADIENT = methodcaller("read_gradient")

@@ -14,7 +14,17 @@ from lightning_normdyn.tasks.fewshot.episodes import EpisodeShape, EpisodeSplit,
 from lightning_normdyn.tasks.fewshot.fewshot import nearest_accuracy
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("family_peers", "family_cases", "overhead_table", "peer_measures", "peer_outcome", "peers_recsys")
+MODULES = (
+    "family_peers",
+    "family_answers",
+    "family_side",
+    "grids",
+    "family_cases",
+    "overhead_table",
+    "peer_measures",
+    "peer_outcome",
+    "peers_recsys",
+)
 QUERIES, DOCUMENTS = 40, 30
 
 
@@ -150,7 +160,8 @@ def test_the_table_says_who_is_better_and_what_it_was_measured_with():
     sides = {"ours": queries, "pykeen": queries - 0.2}
     results = {side: [{"values": {"mrr": row.tolist()}} for row in table] for side, table in sides.items()}
     fact = {"seconds": 3.0, "queries": 200, "notes": {"mrr by PyKEEN's evaluator": 0.25}}
-    found = {
+    comparison = {
+        "seeds": 2,
         "measures": _measures(results),
         "sides": {
             "ours": fact | {"versions": {"lightning_normdyn": "0"}, "notes": {}},
@@ -158,9 +169,29 @@ def test_the_table_says_who_is_better_and_what_it_was_measured_with():
         },
     }
     machine = {"cpu": "a", "cores": 2, "python": "3", "torch": "2"}
-    text = tabulate({"date": "2026-11-30", "machine": machine, "cases": {"kg_umls": found}})
+    text = tabulate({"date": "2026-11-30", "machine": machine, "cases": {"kg_umls": comparison}})
     (row,) = (line for line in text.splitlines() if "PyKEEN ComplEx" in line and line.startswith("|"))
     assert "| +0.200 (+0." in row
-    assert row.endswith("| ours is better | 3 | 0.01, 0.05 |")
+    assert row.endswith("| ours is better | 2 | 3 | 0.01, 0.02 |")
     assert "PyKEEN's evaluator 0.2500" in text
     assert "pykeen 1.11.1" in text
+
+
+@pytest.mark.parametrize(
+    ("gains", "kind", "words"),
+    [
+        ({"dot": (0.03, 0.01), "qnorm": (-0.01, 0.01)}, "gain", "dot gains 0.030 (0.020 to 0.040)"),
+        ({"dot": (-0.03, 0.01), "qnorm": (-0.05, 0.01)}, "loss", "every variant loses, dot least: -0.030"),
+        ({"dot": (0.002, 0.01), "qnorm": (-0.05, 0.01)}, "no gain", "no gain above 0.012; qnorm lose"),
+        ({"dot": (0.002, 0.03)}, "undecided", "undecided: dot gains 0.002, 0.032 at most"),
+    ],
+)
+def test_an_answer_says_what_all_intervals_say_together(gains, kind, words):
+    from family_answers import answer
+
+    figures = {
+        name: {"gain": gain, "gain_low": gain - half, "gain_high": gain + half} for name, (gain, half) in gains.items()
+    }
+    found = answer({"cosine": {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}, **figures})
+    assert (found["kind"], found["sentence"]) == (kind, words)
+    assert found["visible"] == pytest.approx(max(half for _, half in gains.values()))

@@ -146,6 +146,44 @@ def test_bad_queries_are_found_before_anything_is_written(documents, capsys):
     assert not Path("x.npy").exists()
 
 
+def test_queries_of_length_0_are_left_out_of_what_is_measured(documents, capsys):
+    draw = np.random.default_rng(0)
+    queries = np.concatenate([np.zeros((40, 16)), draw.standard_normal((20, 16))]).astype(np.float32)
+    np.save("queries.npy", queries)
+    np.save("zeros.npy", queries[:40])
+    words = ["--normalization", "dot", "--to", "faiss", "--index", "IVF8,Flat", "--overwrite", "--out", "x.faiss"]
+    with pytest.warns(UserWarning, match=r"queries: 40 of 60 in queries\.npy are zero vectors"):
+        code, out, _ = run(capsys, *words, "--queries", "queries.npy", "--recall", "1", "--nprobe", "8")
+    assert code == 0
+    assert "recall@10 against exact search in float32: 1.0000, over 20 queries" in out
+    code, out, err = run(capsys, *words, "--queries", "zeros.npy")
+    assert (code, out) == (2, "")
+    assert err.startswith("normdyn: queries: expected at least one with a length above 0, got 40 zero vectors in zeros")
+    np.save("vectors.npy", np.zeros((300, 16), np.float32))
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "Recall was not measured: all embeddings that could be queries are zero vectors" in out
+
+
+def test_lengths_whose_scores_would_be_infinite_are_refused_before_anything_is_written(documents, capsys):
+    np.save("vectors.npy", 1e31 * documents.numpy())
+    words = ["--normalization", "dot", "--to", "faiss", "--out", "x.faiss", "--overwrite"]
+    for graph in (["--index", "hnsw"], ["--index", "hnsw", "--augment"]):
+        code, out, err = run(capsys, *words, *graph)
+        assert (code, out) == (2, "")
+        assert err.startswith(
+            "normdyn: embeddings: expected folded lengths whose inner products are within float32, got"
+        )
+        assert "with one another; divide all embeddings by one number, which changes no ranking\n" in err
+        assert [file.name for file in Path().iterdir()] == ["vectors.npy"]
+    np.save("queries.npy", 1e10 * np.eye(16, dtype=np.float32))
+    code, out, err = run(capsys, *words, "--queries", "queries.npy")
+    assert (code, out, "with queries of up to 1e+10; divide" in err) == (2, "", True)
+    code, out, _ = run(capsys, *words, "--index", "hnsw", "--keep-norm", "--m", "64", "--recall", "1")
+    assert code == 0  # of unit vectors, and queries of length 1
+    assert "recall@10 against exact search in float32: 1.0000" in out
+
+
 def test_sigterm_cleans_up_as_ctrl_c_does(documents, capsys, monkeypatch):
     add = NpyFile.add
 

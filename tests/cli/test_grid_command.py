@@ -74,18 +74,35 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid(workplace: Path) -> Path:
-    """A grid of two variants and two seeds, one of whose trainings was there before."""
+    """A grid of two variants and two seeds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         patch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # as for every test of a command
         assert main([*WORDS, "--jobs", "2", "--out", "out"]) == 0
-        started = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
-        gone = workplace / "out" / "runs" / "qnorm-lr0.01-t1-seed1" / "result.json"
-        gone.unlink()
-        assert main([*WORDS, "--jobs", "2", "--out", "out"]) == 0
-        again = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
-        assert {file for file in started if started[file] != again[file]} == {gone.relative_to(workplace)}
     return workplace / "out"
+
+
+def test_a_grid_goes_on_with_what_is_missing(grid: Path, monkeypatch) -> None:
+    """The job that it asks for again is answered with what was trained before; on Ray it is trained again, below."""
+    monkeypatch.chdir(grid.parent)
+    shutil.copytree(grid, "resumed")
+    gone = Path("resumed/runs/qnorm-lr0.01-t1-seed1/result.json")
+    content, names = gone.read_bytes(), []
+    gone.unlink()
+
+    def answer(jobs, **_) -> dict[str, str]:
+        for job in jobs:
+            names.append(job.name)
+            job.result.write_bytes(content)
+        return {}
+
+    monkeypatch.setattr(grid_module, "run_jobs", answer)
+    assert main([*WORDS, "--jobs", "2", "--out", "resumed"]) == 0
+    assert names == ["qnorm-lr0.01-t1-seed1"]
+    findings = [json.loads((folder / "findings.json").read_text()) for folder in (grid, Path("resumed"))]
+    origins = [finding.pop("origin") for finding in findings]
+    assert findings[0] == findings[1]
+    assert [origin["command"].rpartition(" ")[2] for origin in origins] == ["out", "resumed"]
 
 
 def test_a_grid_leaves_its_findings(grid: Path) -> None:
@@ -185,6 +202,16 @@ def test_a_corpus_is_encoded_once_with_the_same_weights(workplace: Path, tmp_pat
     monkeypatch.setattr(Retrieval, "has_documents", lambda *_: False)
     assert one_training(tmp_path / "thrice") == once
     assert encoded_documents == [2] * 48 + [4] * 48 * 3
+
+
+def test_a_set_out_of_domain_is_measured_as_the_grids_own(workplace: Path, tmp_path, monkeypatch) -> None:
+    """The same set under another name gives the same numbers."""
+    monkeypatch.chdir(workplace)
+    run = one_training(tmp_path, "--data.also=[set]")
+    assert run["out_of_domain"] == {"set": {name: run["values"][name] for name in ("trained", "cosine")}}
+    assert run["in_training"] == [False] * 8  # a document for each query
+    with pytest.raises(ValueError, match="missing: expected a folder"):
+        one_training(tmp_path / "other", "--data.also=[missing]")
 
 
 def test_weights_that_changed_since_the_last_validation_are_encoded_again(

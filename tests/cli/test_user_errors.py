@@ -131,16 +131,21 @@ def test_what_lightning_says_of_its_trainers_options_is_one_sentence(capsys):
     assert "normdyn: `devices` selected with `CPUAccelerator` should be an int > 0" in capsys.readouterr().err
 
 
+LINES = STS.read_text().splitlines()
+EPOCHS, RATE = (next(number for number, line in enumerate(LINES, 1) if key in line) for key in ("max_epochs:", "  lr:"))
 TEXTS = {
-    "a tab": (lambda text: text.replace("  max_epochs", "\tmax_epochs"), "expected YAML, got a tab .*, line 24"),
+    "a tab": (lambda text: text.replace("  max_epochs", "\tmax_epochs"), f"expected YAML, got a tab .*, line {EPOCHS}"),
     "indentation": (
         lambda text: text.replace("  max_epochs", "    max_epochs"),
-        "expected YAML, got .*, line 24, column",
+        f"expected YAML, got .*, line {EPOCHS}, column",
     ),
-    "a key twice": (lambda text: f"{text}\nmodel: 3\n", "expected each key once, got 'model' again .*, line 38"),
+    "a key twice": (
+        lambda text: f"{text}\nmodel: 3\n",
+        f"expected each key once, got 'model' again .*, line {len(LINES) + 2}",
+    ),
     "an inner key twice": (
         lambda text: text.replace("    lr:", "    lr: 1\n    lr:"),
-        "expected each key once, got 'lr' again .*, line 14",
+        f"expected each key once, got 'lr' again .*, line {RATE + 1}",
     ),
     "a list": (lambda _: "[1, 2]", "expected keys such as model, .* got a list"),
     "nothing": (lambda _: "", "expected keys such as model, .* got nothing"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
+from bad_direction_calls import DIRECTION_CALLS
 from bad_record_calls import INTERACTIONS, RECORD_CALLS
 from bad_statistic_calls import STATISTIC_CALLS
 from bad_task_calls import TASK_CALLS
@@ -912,4 +913,5 @@ def _files() -> Iterator[BadCall]:
 
 
 GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _mining, _callbacks, _files)
-CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *STATISTIC_CALLS, *RECORD_CALLS, *TASK_CALLS]
+WRITTEN_APART = (*STATISTIC_CALLS, *DIRECTION_CALLS, *RECORD_CALLS, *TASK_CALLS)
+CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *WRITTEN_APART]

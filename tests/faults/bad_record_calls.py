@@ -148,6 +148,7 @@ def _records() -> Iterator[BadCall]:
         answers=[[["a"], ["b"]], "a"],
         query_ids=[["a", "b"], "a"],
         document_ids=[["a", "b"], "b"],
+        in_training=[torch.ones(3), "a", [True]],
     )
 
 

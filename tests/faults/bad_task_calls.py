@@ -161,6 +161,7 @@ def _data() -> Iterator[BadCall]:
         hard_negatives=NOT_NATURAL,
         hard_negatives_from=[3, None, "", "mining"],
         triples=[3, "a.tsv"],
+        also=["a", [3], 3],
         **source,
     )
     yield from each(kind, tasks.RagData, {}, **source)

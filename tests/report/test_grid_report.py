@@ -57,6 +57,8 @@ def findings() -> GridFindings:
         advice="Take qnorm.",
         runs=runs,
         notes=["One seed."],
+        parts={"documents training wants": comparison, "other documents": comparison},
+        out_of_domain={"a <set>": {"trained": comparison, "cosine": comparison}},
         choices={name: ChosenSettings(0.001, 0.0123, 2.0, None, 0.0875, 5) for name in SCORES},
     )
 
@@ -86,7 +88,7 @@ def test_the_markdown_table_is_rectangular(tmp_path) -> None:
     write_grid(tmp_path, findings())
     text = (tmp_path / "grid.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.MULTILINE)
-    assert len(tables) == 6
+    assert len(tables) == 8
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "| qnorm | 0.7000 (" in text
@@ -124,6 +126,19 @@ def test_the_page_names_data_command_date_and_version(tmp_path) -> None:
     assert (tmp_path / "grid.md").read_text(encoding="utf-8").endswith(f"{origin.sentence}\n")
 
 
+def test_sets_out_of_domain_and_kinds_of_queries_have_tables_of_their_own(tmp_path) -> None:
+    tables = {table.name: table for table in grid_tables(findings())}
+    gain = findings().comparison.scores["qnorm"].gain_interval
+    cell = f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+    for name in ("parts", "also-0"):
+        assert tables[name].text().rows == [
+            ("cosine", "0.4000", "–", "0.4000", "–"),
+            ("qnorm", "0.7000", cell, "0.7000", cell),
+        ]
+    page = write_grid(tmp_path, findings()).read_text(encoding="utf-8")
+    assert "Out of domain: a &lt;set&gt;, test items: 3" in page
+
+
 def test_the_page_says_what_was_chosen_and_how_flat_that_was(tmp_path) -> None:
     choices = {table.name: table for table in grid_tables(findings())}["choices"]
     assert choices.text().rows[0] == ("cosine", "0.001", "+0.0123", "0.0875", "2", "–", "5")
@@ -132,7 +147,7 @@ def test_the_page_says_what_was_chosen_and_how_flat_that_was(tmp_path) -> None:
 
 def test_page_and_terminal_write_the_same_numbers() -> None:
     tables = {table.name: table for table in grid_tables(findings())}
-    assert list(tables) == ["scores", "choices", "floors", "cross", "diagnosis", "dynamics"]
+    assert list(tables) == ["scores", "choices", "parts", "also-0", "floors", "cross", "diagnosis", "dynamics"]
     wide, short = tables["scores"].text(), tables["scores"].short_text()
     assert wide.head == ["variant", "mrr, 95%", "gain on cosine, 95% for all at once", "best in draws"]
     assert short.head == ["variant", "mrr", "95%\ninterval", "gain on\ncosine", "95%,\nall at once", "best"]

@@ -1,5 +1,7 @@
 """What a grid concludes, of trainings whose truth is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from grid_runs import a_grid, a_run
@@ -132,6 +134,43 @@ def test_no_difference_is_an_answer() -> None:
     assert "; 95% over all looks): stay with cosine" in looked.advice
     one_seed = find(a_grid(alike, seeds=1), task="t", symmetry=ASYMMETRIC)
     assert one_seed.notes[0].startswith("One seed")
+
+
+def test_gains_are_told_apart_by_whether_training_wants_the_documents() -> None:
+    """A gain of 0.2 on the first thirty of eighty queries alone, those whose documents training wants."""
+    in_training = [place < 30 for place in range(80)]
+    runs = [
+        replace(run, in_training=in_training, values={**run.values, "trained": raised(run)})
+        for run in a_grid({"cosine": 0.0, "qnorm": 0.0})
+    ]
+    found = find(runs, task="t", symmetry=ASYMMETRIC)
+    seen, new = found.parts.values()
+    assert (seen.queries, new.queries) == (30, 50)
+    assert seen.scores["qnorm"].gain == pytest.approx(0.2, abs=0.01)
+    assert not new.scores["qnorm"].gain_interval.excludes_zero
+    (note,) = (note for note in found.notes if note.startswith("Of qnorm's gain"))
+    total = found.comparison.scores["qnorm"].gain
+    parts = [30 / 80 * seen.scores["qnorm"].gain, 50 / 80 * new.scores["qnorm"].gain]
+    assert total == pytest.approx(sum(parts))
+    assert f"{total:+.4f} over cosine come {parts[0]:+.4f} from the 30 items whose documents training wants" in note
+    assert f"and {parts[1]:+.4f} from the 50 others" in note
+    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=ASYMMETRIC).parts == {}
+
+
+def raised(run) -> list[float]:
+    gain = 0.2 if run.variant == "qnorm" else 0.0
+    return [value + gain * (place < 30) for place, value in enumerate(run.values["trained"])]
+
+
+def test_sets_out_of_domain_are_compared_by_both_scores() -> None:
+    runs = [
+        replace(run, out_of_domain={"fiqa": {"trained": run.values["trained"][:40], "cosine": [0.5, None] * 20}})
+        for run in a_grid({"cosine": 0.0, "qnorm": 0.1})
+    ]
+    found = find(runs, task="t", symmetry=ASYMMETRIC).out_of_domain["fiqa"]
+    assert found["trained"].scores["qnorm"].gain == pytest.approx(0.1, abs=0.02)
+    assert (found["trained"].queries, found["cosine"].queries) == (40, 20)
+    assert found["cosine"].scores["qnorm"].gain == 0
 
 
 def test_the_rule_of_symmetry_can_be_contradicted() -> None:

@@ -105,6 +105,11 @@ def test_a_budget_that_is_spent_begins_no_other_seed(tmp_path) -> None:
         "Looked after 2 of at most 5 seeds: the budget of 0.3 minutes leaves no time for another. The same command "
         f"with --out {tmp_path} goes on."
     ]
+    goes_on = made_up(plan, lambda *_: 0.5)
+    goes_on.finish(plan.repeats(choose(trainings.runs), [2]))
+    again = made_up(plan, lambda *_: 0.5)
+    train_all(plan, again, is_decided=lambda _: False, budget=Budget(0.3, 1))
+    assert max(run.seed for run in again.runs) == 2  # what is there costs no time
     both_at_once = made_up(plan, lambda *_: 0.5)
     train_all(plan, both_at_once, is_decided=lambda _: False, budget=Budget(0.3, 2))
     assert max(run.seed for run in both_at_once.runs) == 4

@@ -1,4 +1,5 @@
 import math
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,10 @@ from lightning_normdyn.datasets.formats import MsMarcoTriples, write_hard_negati
 from lightning_normdyn.tasks import Retrieval, RetrievalData
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.encoders import SmallTextEncoder
+from lightning_normdyn.tasks.retrieval.bm25 import BM25
+from lightning_normdyn.tasks.retrieval.training_floor import TrainingMemory
 from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
 
 DOCUMENTS = ["opens a file", "shuts the door", "reads a file at once", "paints it red", "closes files"]
@@ -187,3 +191,68 @@ def test_every_rank_has_a_batch_to_train_on(ranks, batches):
     sampler = DistributedSampler(loader.dataset, num_replicas=ranks, rank=0)
     own = DataLoader(loader.dataset, data.batch_size, sampler=sampler, drop_last=loader.drop_last)
     assert len(own) == batches
+
+
+def planted_memory(seed=0):
+    """Queries whose words say nothing; training asked the same of the documents that they want."""
+    draw = random.Random(seed)
+    topics = [f"topic{number}" for number in range(12)]
+    documents = [f"text {draw.random():.9f}" for _ in range(60 + len(topics))]  # the last are asked for
+    queries = [f"{topic} {word} text" for topic in topics for word in ("what", "why", "when")]
+    judged = [(3 * number + turn, 60 + number, 1.0) for number in range(12) for turn in range(3)]
+    train, validation, test = (Judgements.of(judged[turn::3]) for turn in range(3))
+    texts = Texts([f"d{n}" for n in range(72)], documents), Texts([f"q{n}" for n in range(36)], queries)
+    return JudgedTexts(*texts, {"train": train, "validation": validation, "test": test})
+
+
+def test_a_floor_that_knows_the_training_judgements_stands_beside_bm25():
+    data = RetrievalData(SimpleNamespace(read=planted_memory))
+    floors = data.floors("test")
+    assert list(floors) == ["bm25", "bm25 + training documents", "bm25 + training queries"]
+    assert floors["bm25"] < 0.2
+    assert floors["bm25 + training queries"] == 1.0  # the likest training query names the topic, and so the document
+    assert floors["bm25"] < floors["bm25 + training documents"] < 1
+    assert data.evaluation("test").in_training.all()
+
+
+def test_memory_of_training_is_scored_as_by_hand():
+    """Every document and query in a loop: BM25 over its largest, and the likest training query that wants it."""
+    documents = ["red fox", "red fox runs", "blue fish swims", "green frog"]
+    queries = ["which fox is red", "fish in the sea", "red frog"]
+    train = Judgements.of([(0, 1, 1.0), (1, 2, 1.0), (1, 3, 0.0), (0, 2, 1.0)])
+    memory = TrainingMemory(documents, queries, train)
+    split = EvaluationSplit(["red sea fox"], documents, Judgements.of([(0, 1, 1.0)]))
+    words, likeness = BM25(documents).scores("red sea fox"), BM25(queries[:2]).scores("red sea fox")
+    wanted = {1: [0], 2: [0, 1]}
+    for name, weight, ranking in memory.ranks(split):
+        by_hand = []
+        for place in range(4):
+            likest = max((float(likeness[query]) for query in wanted.get(place, [])), default=0.0)
+            added = likest / float(likeness.max()) if name == "queries" else float(place in wanted)
+            by_hand.append(float(words[place]) / float(words.max()) + weight * added)
+        expected = sorted(range(4), key=lambda place: -by_hand[place])
+        assert ranking[0].tolist() == [place if by_hand[place] > 0 else -1 for place in expected], (name, weight)
+
+
+def test_a_query_counts_as_known_where_training_wants_a_document_of_its():
+    data = RetrievalData(FewTexts(), validation_share=0.25)
+    trained = {pair.document for pair in data.training_pairs()}
+    for split in ("validation", "test"):
+        sides = data.evaluation(split)
+        relevant = sides.judgements.relevant()
+        for place in range(len(sides.queries)):
+            wanted = {DOCUMENTS[d] for q, d in zip(relevant.queries, relevant.documents, strict=True) if q == place}
+            assert bool(sides.in_training[place]) == bool(wanted & trained)
+    half = data.evaluation("test").select(torch.tensor([True, False]), torch.ones(5, dtype=torch.bool))
+    assert half.in_training.tolist() == data.evaluation("test").in_training[:1].tolist()
+
+
+def test_sets_out_of_domain_have_short_names_where_these_differ(tmp_path):
+    for folder in ("a/quora", "b/quora", "b/fiqa"):
+        (tmp_path / folder / "qrels").mkdir(parents=True)
+    folders = [str(tmp_path / folder) for folder in ("a/quora", "b/quora", "b/fiqa")]
+    assert list(RetrievalData(also=folders[1:]).out_of_domain()) == ["quora", "fiqa"]
+    assert list(RetrievalData(also=folders).out_of_domain()) == folders
+    assert RetrievalData().out_of_domain() == {}
+    with pytest.raises(ValueError, match="also: expected a list of texts, got one text; put it into a list"):
+        RetrievalData(also=folders[0])

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lightning_normdyn.cli.exports.inputs import drawn_queries, manifest_of, query_vectors, stored_power
 from lightning_normdyn.cli.exports.request import ExportRequest, target_writer
 from lightning_normdyn.cli.exports.sentences import (
+    UNCHECKED_UPDATES,
     UNMEASURED_FEED,
     UNMEASURED_UPSERT,
     UNMEASURED_ZEROS,
@@ -190,7 +191,8 @@ class _Export(NamedTuple):
         """What the index loses, what is said of it, and what was tried for advice."""
         request, folding, half = self.request, self.request.folding, self.request.destination.dtype == "float16"
         if TARGETS[request.to].feed is not None:
-            return None, [] if request.destination.index == "flat" else [UNMEASURED_FEED], None
+            lines = [UNCHECKED_UPDATES] * request.destination.upsert
+            return None, lines + [UNMEASURED_FEED] * (request.destination.index != "flat"), None
         is_exact = not (writer.approximate or half) and (folding.metric == "inner_product" or folding.keep_norm)
         if is_exact:
             return None, [], None
@@ -224,13 +226,8 @@ class _Export(NamedTuple):
         advice = None
         if writer.approximate and loss.recall < request.recall and pilot is None:
             lines += self._wider(writer, loss)
-            own = Candidate(
-                "as exported",
-                request.destination.index,
-                folding.augment,
-                folding.keep_norm,
-                tuple(request.destination.parameters.of_user),
-            )
+            names = tuple(request.destination.parameters.of_user)
+            own = Candidate("as exported", request.destination.index, folding.augment, folding.keep_norm, names)
             advice = self.tried([own]) if TARGETS[request.to].candidates else None
             lines += describe_advice(advice)
         return loss, lines, advice

@@ -16,6 +16,10 @@ UNMEASURED_UPSERT = (
     "--overwrite to have it measured."
 )
 
+UNCHECKED_UPDATES = (
+    "Whether the index holds vectors of that exponent was not checked, which its server alone knows: _meta of its "
+    "mapping, or the first line of its schema, says so where an export made it."
+)
 UNMEASURED_FEED = (
     "Recall was not measured: the server makes the graph of this feed; --index flat is exact there, and its answers "
     "tell what the graph loses."

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -20,7 +20,7 @@ from lightning_normdyn.cli.configuration import read_origin, read_trainer
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster
 from lightning_normdyn.cli.grids.pilot import PilotRecord, pilot_jobs, pilot_variants, power_of, train_pilot
-from lightning_normdyn.cli.grids.plan import Plan, fix_looks
+from lightning_normdyn.cli.grids.plan import LOOKS_FILE, Plan, fix_looks
 from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grids.settings import GridSettings, planned
 from lightning_normdyn.cli.grids.summary import print_findings
@@ -28,6 +28,7 @@ from lightning_normdyn.cli.grids.trainings import Budget, Trainings, train_all
 from lightning_normdyn.cli.ray_cluster import cluster_of
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.number import measured
 from lightning_normdyn.report import DrawingError
@@ -120,6 +121,8 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         return GridRecord(plan.folder, None, trainings.failures, None)
     findings = conclude(trainings.runs, floors=plan.floors())
     notes = [*findings.notes, *trainings.notes]
+    if not plan.looks and (plan.folder / LOOKS_FILE).is_file():
+        notes.append("These trainings were looked at before, and intervals are of one look: pass --sequential again.")
     if findings.comparison.seeds == 1:
         notes.append(f"More seeds: {_with_more_seeds(plan.folder)}")
     findings = replace(findings, notes=notes, origin=read_origin(plan.words))
@@ -177,11 +180,11 @@ def _with_more_seeds(folder: Path) -> str:
 
 def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
     content = asdict(findings)
-    comparison = findings.comparison
-    content["comparison"] = comparison._asdict() | {
-        "answer": comparison.answer,
-        "visible_gain": measured(comparison.visible_gain),
-        "scores": {name: score.numbers() for name, score in comparison.scores.items()},
+    content["comparison"] = _plain(findings.comparison)
+    content["parts"] = {name: _plain(part) for name, part in findings.parts.items()}
+    content["out_of_domain"] = {
+        name: {similarity: _plain(comparison) for similarity, comparison in comparisons.items()}
+        for name, comparisons in findings.out_of_domain.items()
     }
     content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
     content["origin"] = findings.origin._asdict()
@@ -189,6 +192,14 @@ def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
     content["trials"] = {variant: [trial._asdict() for trial in trials] for variant, trials in findings.trials.items()}
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)
     return draw_page(lambda: write_grid(plan.folder, findings))
+
+
+def _plain(comparison: VariantComparison) -> dict[str, Any]:
+    return comparison._asdict() | {
+        "answer": comparison.answer,
+        "visible_gain": measured(comparison.visible_gain),
+        "scores": {name: score.numbers() for name, score in comparison.scores.items()},
+    }
 
 
 try:

@@ -22,6 +22,7 @@ from lightning_normdyn.tasks.grid.tuning import Choice
 _SEEDS = (2, 3, 5, 10)
 _TIMES_QUERIES = (1, 4)
 _LIKELY = 0.8
+_LEAST_SHOWN = 5e-5
 _REFERENCE, _OTHER = "cosine", "qnorm"
 
 
@@ -85,10 +86,14 @@ class PilotRecord(NamedTuple):
             gains = [f"{gain:.4f}" for gain in (*row.gains.values(), row.likely_gain)]
             table.add_row(f"{row.seeds}", f"{row.trainings}", f"{row.minutes:.3g}", *gains)
         console.print(table)
+        limit = (
+            f" No number of seeds shows a gain below {self.least_gain:.4f} with {self.queries} test items."
+            if self.least_gain >= _LEAST_SHOWN
+            else ""
+        )
         console.print(
             f"From {' and '.join(self.variants)} with two seeds each at the middle of both lists. At worst: with "
-            f"{self.queries} test items, if seeds spread by as much as two of them hide one time in five. No number of "
-            f"seeds shows a gain below {self.least_gain:.4f} with {self.queries} test items."
+            f"{self.queries} test items, if seeds spread by as much as two of them hide one time in five.{limit}"
         )
         console.print(f"The grid goes on from these trainings with --out {self.folder}, without --plan.")
 
@@ -169,7 +174,7 @@ def power_of(plan: Plan, runs: Sequence[GridRun], failures: Mapping[str, str], *
 
 def _row(plan: Plan, components: VarianceComponents, seeds: int, queries: int, *, seconds: float) -> PowerRow:
     gains = {queries * times: _gain(components, plan, seeds, queries * times) for times in _TIMES_QUERIES}
-    likely_gain = _gain(components.with_trainings(_LIKELY), plan, seeds, queries)
+    likely_gain = _gain(components.with_trainings(_LIKELY, queries=queries), plan, seeds, queries)
     trainings = plan.trainings(seeds)
     return PowerRow(seeds, trainings, trainings * seconds / 60, gains, likely_gain)
 

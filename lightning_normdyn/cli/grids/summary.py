@@ -9,13 +9,14 @@ from rich.table import Table
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.report.grid.rows import GridTable, grid_tables
 
-_PRINTED = ("scores", "choices", "cross", "diagnosis")
+_OUT_OF_DOMAIN = "also-"
+_PRINTED = ("scores", "choices", "parts", "cross", "diagnosis")
 
 
 def print_findings(console: Console, findings: GridFindings) -> None:
     """Prints the tables, what theory had said, and the advice."""
     for table in grid_tables(findings):
-        if table.name in _PRINTED:
+        if table.name in _PRINTED or table.name.startswith(_OUT_OF_DOMAIN):
             console.print(_draw(table), soft_wrap=False)
     for name, value in findings.floors.items():
         console.print(f"{findings.headline} of {name}: {value:.4f}")

@@ -14,7 +14,8 @@ from lightning_normdyn.cli.grids.job import UNTRAINED, Job
 from lightning_normdyn.cli.grids.progress_reports import Announcement, Course
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.history.grid_findings import GridRun, write_grid_run
-from lightning_normdyn.history.number import measured
+from lightning_normdyn.history.number import Number, measured
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
@@ -47,7 +48,8 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     model, data = _task(cli), cli.datamodule
     model.contrast.take_auto_temperature(job.warmth)
     model.measures_floors = False  # once is enough for a grid, and its untrained job does
-    data.evaluation("test")  # what it lacks is better known before training than after
+    for split_of in (data, *data.out_of_domain().values()):
+        split_of.evaluation("test")  # what it lacks is better known before training than after
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
@@ -64,7 +66,9 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     diagnosis = diagnose(validation, temperature=temperature).numbers()
     with model.holding_documents(validation):
         test = trainer.test(model, datamodule=data, verbose=False)[0]
-    values = _values(model, _encoded(model, "test"))
+    encoded = _encoded(model, "test")
+    values, in_training = _values(model, encoded), _in_training(encoded)
+    out_of_domain = {name: _values_on(other, cli) for name, other in data.out_of_domain().items()}
     if not trainer.is_global_zero:
         return
     run = GridRun(
@@ -82,6 +86,8 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         seconds=time.monotonic() - start_time,
         warmth=job.warmth,
         temperature=measured(temperature),
+        in_training=in_training,
+        out_of_domain=out_of_domain,
     )
     write_grid_run(job.result, run)
 
@@ -104,6 +110,23 @@ def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
     for name, exponents in NORMALIZATIONS.items():
         values[name] = model.measures(encoded, exponents)[model.headline]
     return values
+
+
+def _values_on(data: ContrastData, cli: NormdynCLI) -> dict[str, list[Number]]:
+    """Headline of every test query of another set, by the score that trained and by cosine."""
+    model = _task(cli)
+    cli.trainer.test(model, datamodule=data, verbose=False)
+    encoded = _encoded(model, "test")
+    values = {
+        "trained": _trained_headline(model, encoded),
+        "cosine": model.measures(encoded, NORMALIZATIONS["cosine"])[model.headline],
+    }
+    return {name: [measured(value) for value in column.tolist()] for name, column in values.items()}
+
+
+def _in_training(encoded: Encoded) -> list[bool] | None:
+    in_training = None if encoded.split is None else encoded.split.in_training
+    return None if in_training is None else in_training.tolist()
 
 
 def _write_floors(job: Job, cli: NormdynCLI) -> None:

@@ -81,14 +81,16 @@ def add_seeds(
     """
     for seeds in plan.looks:
         if seeds > plan.looks[0]:
-            if not budget.allows(trainings.runs, plan):
+            jobs = plan.repeats(choose(trainings.runs), [seeds - 1])
+            is_free = all(job.result.is_file() for job in jobs)
+            if not is_free and not budget.allows(trainings.runs, plan):
                 trainings.notes.append(
                     f"Looked after {_span(plan, seeds - 1)} of at most {plan.looks[-1]} seeds: the budget of "
                     f"{budget.minutes:g} minutes leaves no time for another. The same command with --out {plan.folder} "
                     "goes on."
                 )
                 return
-            trainings.finish_unplanned(plan.repeats(choose(trainings.runs), [seeds - 1]))
+            trainings.finish_unplanned(jobs)
         if is_decided(trainings.runs):
             trainings.notes.append(_looked(plan, seeds, "the answer was clear"))
             return

@@ -59,7 +59,8 @@ def effective_rank(vectors: ArrayLike) -> EffectiveRank:
     interval's ends hold for the fewest and the most dimensions that fit to what is seen.
 
     Args:
-        vectors: ``[n, d]``; norms do not count, and rows of zeros are left out.
+        vectors: ``[n, d]``; norms do not count, and rows of zeros are left out. All are held in float64: of millions
+            take some at random, as ``retrieval.audit.direction_health`` does.
 
     Returns:
         The rank with its 95% interval, on a logarithmic scale, by random halves of the rows; what bias is left is

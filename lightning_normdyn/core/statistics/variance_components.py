@@ -54,15 +54,17 @@ class VarianceComponents(NamedTuple):
         queries = 2 * scatter - 2 * residual / seeds
         return cls(max(queries, 0.0), max(trainings, 0.0), residual, variants * (seeds - 1))
 
-    def with_trainings(self, share: float) -> VarianceComponents:
+    def with_trainings(self, share: float, *, queries: int) -> VarianceComponents:
         """The same with as much variance from seed to seed as may hide behind what was seen.
 
         Args:
             share: how likely the true variance is to be smaller: with two seeds much larger ones remain likely.
+            queries: over which seeds' means were taken.
         """
         generator = torch.Generator().manual_seed(0)
         chi_square = torch.randn(10 * _DRAWS, self.freedom, generator=generator).square().sum(1)
-        return self._replace(trainings=self.trainings * self.freedom / float(chi_square.quantile(1 - share)))
+        of_training = self._of_training(queries) * self.freedom / float(chi_square.quantile(1 - share))
+        return self._replace(trainings=of_training - self.residual / queries)
 
     def standard_error(self, *, seeds: int, queries: int) -> float:
         """Of a gain over the reference, a difference of means over so many of both."""

@@ -68,7 +68,8 @@ def hubness_figure(hubs: Hubness) -> Axes:
     axes.bar(places, shares, width=0.86, color=BLUE, alpha=0.75)
     expected_shares = random_octaves(hubs.rows, hubs.k, len(places))
     axes.hlines(expected_shares, places - 0.43, places + 0.43, color=INK, lw=1.2, ls=(0, (4, 3)))
-    axes.set_xticks(places, [_octave(place, short=len(places) > _MOST_RANGES) for place in places.tolist()])
+    labels = [_octave(place, short=len(places) > _MOST_RANGES) for place in places.tolist()]
+    axes.set_xticks(places, labels, fontsize=8)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(float(value))))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     level_grid(axes)
@@ -80,7 +81,7 @@ def hubness_figure(hubs: Hubness) -> Axes:
 def _octave(place: int, *, short: bool) -> str:
     """A range of counts, or its beginning alone where there are too many to be written side by side."""
     low = 2 ** (place - 1)
-    return str(place) if place < 2 else f"{low}–" if short else f"{low}–{2 * low - 1}"
+    return str(place) if place < 2 else f"{low}+" if short else f"{low}–{2 * low - 1}"
 
 
 def _popularity_svg(ranking: RankingAudit) -> Markup:

@@ -25,6 +25,7 @@ from lightning_normdyn.retrieval.uses.confidence import Confidence
 _COLOURS = {"norm": BLUE, "residual norm": GREEN, "predicted norm": OCHRE}
 _LABELS = {"norm": "norm", "residual norm": "without length", "predicted norm": "from length"}
 _LEAST_TICK_SHARE = 0.16
+_NARROW = 1e-3
 _CONFIDENCES = {
     "max_similarity": ("similarity", GREY),
     "margin": ("margin", OCHRE),
@@ -53,7 +54,8 @@ def norms_figure(audit: Audit) -> Axes:
     axes.set_ylim(0, max(distribution.counts) * 1.05)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(float(value))))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    # Norms that hardly differ have long numbers at their ticks.
+    axes.xaxis.set_major_locator(MaxNLocator(6 if distribution.cv > _NARROW else 2))
     axes.ticklabel_format(axis="x", useOffset=False)
     level_grid(axes)
     axes.set_xlabel("norm")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_normdyn.core.statistics.interval import Interval
+from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.number import Number, show_number
 
@@ -54,7 +55,8 @@ class GridTable(NamedTuple):
     """A table of numbers.
 
     Attributes:
-        name: ``scores``, ``choices``, ``floors``, ``cross``, ``diagnosis`` or ``dynamics``.
+        name: ``scores``, ``choices``, ``parts``, ``also-0`` and so on, ``floors``, ``cross``, ``diagnosis`` or
+            ``dynamics``.
         title: what it shows.
         row_heading: what its rows are.
         columns: without the one that names the rows.
@@ -96,6 +98,8 @@ def grid_tables(findings: GridFindings) -> list[GridTable]:
     tables = [
         _scores(findings),
         _choices(findings),
+        _parts(findings),
+        *_out_of_domain(findings),
         _floors(findings),
         _cross(findings),
         _diagnosis(findings),
@@ -138,6 +142,52 @@ def _choices(findings: GridFindings) -> GridTable:
         "and chance made it. Auto is the temperature at which a variant's scores spread as cosines do at the config's."
     )
     return GridTable("choices", "What each variant chose on validation", "variant", columns, rows, note)
+
+
+def _parts(findings: GridFindings) -> GridTable:
+    columns = [
+        column
+        for part, comparison in findings.parts.items()
+        for column in _columns_of(f"{findings.headline} on {part}", f"{part.replace(' ', chr(10), 1)}", comparison)
+    ]
+    rows = [
+        GridRow(name, [value for comparison in findings.parts.values() for value in _mean_and_gain(comparison, name)])
+        for name in (findings.comparison.scores if findings.parts else ())
+    ]
+    title = "Test items by whether training wants a document that they want"
+    note = "Where it does, a training can gain by memory of which documents are asked for, and by what."
+    return GridTable("parts", title, "variant", columns, rows, note)
+
+
+def _out_of_domain(findings: GridFindings) -> list[GridTable]:
+    """A table for each further set, by the score that trained and by cosine."""
+    tables = []
+    for number, (name, comparisons) in enumerate(findings.out_of_domain.items()):
+        trained, by_cosine = comparisons["trained"], comparisons["cosine"]
+        columns = [
+            *_columns_of(f"{findings.headline} by its own score", "own\nscore", trained),
+            *_columns_of("by cosine", "by\ncosine", by_cosine),
+        ]
+        rows = [
+            GridRow(variant, [*_mean_and_gain(trained, variant), *_mean_and_gain(by_cosine, variant)])
+            for variant in trained.scores
+        ]
+        title = f"Out of domain: {name}, test items: {trained.queries}"
+        note = "Gains are on what trained with cosine; the same embeddings are scored as they trained, and by cosine."
+        tables.append(GridTable(f"also-{number}", title, "variant", columns, rows, note))
+    return tables
+
+
+def _columns_of(heading: str, short_heading: str, comparison: VariantComparison) -> tuple[GridColumn, GridColumn]:
+    return (
+        GridColumn(heading, ".4f", short_heading),
+        GridColumn(f"gain on cosine, 95%, {comparison.queries} items", "+.4f", "gain", "95%,\nall at once"),
+    )
+
+
+def _mean_and_gain(comparison: VariantComparison, name: str) -> tuple[float, Interval | None]:
+    score = comparison.scores[name]
+    return score.mean, None if name == comparison.reference else score.gain_interval
 
 
 def _floors(findings: GridFindings) -> GridTable:

@@ -19,8 +19,8 @@ def first_line(audit: Audit) -> str:
     """What matters most: unit length, then whether norms gain and whether length explains it, then the rest."""
     if audit.says_nothing:
         finding = (
-            "The vectors are already of length one: there is nothing to find. Audit the model itself, or embeddings "
-            "from before its normalisation."
+            "The vectors are already of length one: there is nothing to find in their norms. Audit the model itself, "
+            "or embeddings from before its normalisation."
         )
         return f"{finding} {_near_dead(audit)}".rstrip()
     if audit.ranking is not None:

@@ -77,7 +77,7 @@ class Audit(NamedTuple):
 
     @property
     def says_nothing(self) -> bool:
-        """Whether there is nothing to find, all vectors having length one."""
+        """Whether norms have nothing to say, all vectors having length one."""
         return self.saturation.kind == "unit"
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.directions import (
     MOST_PAIRED,
     common_direction,
@@ -87,6 +88,7 @@ def direction_health(documents: Documents, *, k: int = 10) -> DirectionHealth | 
         >>> health.sampled_rows, round(health.effective_rank.interval.value, 1)
         (300, 16.0)
     """
+    check_count(k=k, hint="10 is usual")
     sample, rows = _sampled(as_documents(documents))
     return health_of(sample, rows, k=k)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -124,22 +125,43 @@ class NormBand(NamedTuple):
 
 
 def norm_bands(chunk: Tensor, width: int, *, sample: bool) -> Iterator[NormBand]:
-    """Splits a chunk ``[rows, d]`` into bands of ``width`` documents from short to long.
+    """Splits a chunk ``[rows, d]`` into bands of ``width`` documents of like norm, the longest and the shortest first.
+
+    High exponents find their best among the long and low ones among the short: what comes later then enters few
+    rankings.
 
     Args:
         chunk: documents.
         width: of a band.
-        sample: whether the first band is a cross-section of all norms instead.
+        sample: whether the first band is of all norms instead, a third each of the shortest, the longest and of a
+            cross-section, so that the thresholds of every exponent are good from the start.
     """
     norms = log_norms(chunk)
     order = norms.argsort(stable=True)
     if sample:
-        step = max(1, len(order) // width)
-        across = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-        across[::step][:width] = True
-        order = torch.cat((order[across], order[~across]))
-    for indices in order.split(width):
-        yield NormBand(chunk.index_select(0, indices), indices, norms[indices])
+        is_sampled = _spread_places(len(order), width, order.device)
+        yield _band(chunk, norms, order[is_sampled])
+        order = order[~is_sampled]
+    bands = deque(order.split(width))
+    while bands and len(bands[0]):
+        yield _band(chunk, norms, bands.pop())
+        if bands:
+            yield _band(chunk, norms, bands.popleft())
+
+
+def _spread_places(count: int, width: int, device: torch.device) -> Tensor:
+    """A mask of at most ``width`` places: the first, the last, and some at equal steps between."""
+    third = min(width, count) // 3
+    is_sampled = torch.zeros(count, dtype=torch.bool, device=device)
+    is_sampled[:third] = is_sampled[count - third :] = True
+    middle = is_sampled[third : count - third]
+    step = max(1, len(middle) // max(1, width - 2 * third))
+    middle[::step][: width - 2 * third] = True
+    return is_sampled
+
+
+def _band(chunk: Tensor, norms: Tensor, indices: Tensor) -> NormBand:
+    return NormBand(chunk.index_select(0, indices), indices, norms[indices])
 
 
 def log_norms(chunk: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lightning_normdyn.retrieval.indexes.id_file import (
     norm_file,
 )
 from lightning_normdyn.retrieval.indexes.index_file import IndexFile, Numbers
+from lightning_normdyn.retrieval.indexes.refusals import check_neighbours
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Candidate,
@@ -27,7 +28,6 @@ INDEXES = ("flat", "hnsw", "ivfpq", "pq", *_FACTORIES)
 """Words for indexes: exact, a graph, lists of product codes, and codes that are all scanned: product codes, int8, int4
 and one bit a number."""
 
-_FEWEST_NEIGHBOURS, _MOST_NEIGHBOURS = 2, 1024
 _POINTS_A_CENTROID = 39  # below that FAISS warns that centroids are poor
 _PQ_CENTROIDS = 256
 _NEIGHBOURS = 32
@@ -89,7 +89,8 @@ class FaissIndex(IndexFile):
     def _empty(self, contents: Contents, row_count: int) -> Any:
         metric = self._faiss.METRIC_L2 if contents.metric == "euclidean" else self._faiss.METRIC_INNER_PRODUCT
         factory = self._factory(contents, row_count)
-        check_neighbours(factory)
+        for neighbours in map(int, re.findall(r"HNSW(\d+)", factory)):
+            check_neighbours(neighbours, library="FAISS")
         try:
             inner = self._faiss.index_factory(contents.dim, factory, metric)
             if self.destination.index == "pq":  # what few points lose is measured, FAISS need not warn of it
@@ -167,29 +168,6 @@ class FaissIndex(IndexFile):
             return self._faiss.extract_index_ivf(inner)
         except RuntimeError:
             return None
-
-
-def check_neighbours(factory: str) -> None:
-    """Refuses graphs that FAISS builds to a segmentation fault, or to the end of the memory.
-
-    Args:
-        factory: the string for its index factory.
-
-    Raises:
-        ValueError: if a graph of it has one neighbour a node, or more than 1,024.
-
-    Example:
-        >>> check_neighbours("IVF64_HNSW32,Flat")
-        >>> check_neighbours("HNSW1,Flat")
-        Traceback (most recent call last):
-        ValueError: m: expected 2 to 1024 neighbours of a node of a graph of FAISS, got 1; 16 to 64 are usual
-    """
-    for count in map(int, re.findall(r"HNSW(\d+)", factory)):
-        if not _FEWEST_NEIGHBOURS <= count <= _MOST_NEIGHBOURS:
-            raise ValueError(
-                f"m: expected {_FEWEST_NEIGHBOURS} to {_MOST_NEIGHBOURS} neighbours of a node of a graph of FAISS, got "
-                f"{count}; 16 to 64 are usual"
-            )
 
 
 def _lines(plan: SearchPlan) -> str:

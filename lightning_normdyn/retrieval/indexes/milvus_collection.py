@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +15,7 @@ from lightning_normdyn.datasets.payload_columns import json_value
 from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.fresh_name import FreshName
 from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
+from lightning_normdyn.retrieval.indexes.milvus_place import MilvusPlace
 from lightning_normdyn.retrieval.indexes.milvus_schema import (
     EXPORT_FIELDS,
     METRICS,
@@ -28,7 +25,13 @@ from lightning_normdyn.retrieval.indexes.milvus_schema import (
     entity_id,
     index_parameters,
 )
-from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
+from lightning_normdyn.retrieval.indexes.refusals import (
+    check_existing_ids,
+    check_fresh,
+    check_index,
+    check_neighbours,
+    check_upsert,
+)
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -36,7 +39,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     IndexTarget,
     SearchPlan,
     SearchResult,
-    in_plain_words,
     optional,
 )
 
@@ -54,14 +56,12 @@ class MilvusCollection:
     that is in use get their new vectors by id, and those of other ids stay.
 
     Args:
-        destination: ``out`` is a file that ends in ``.db``, of Milvus Lite, or the URL of a server, whose token is read
-            from ``MILVUS_TOKEN``; ``index`` is ``flat`` or ``hnsw``.
+        destination: ``out`` is a folder of Milvus Lite, whose name ends in ``.db``, or the URL of a server, whose token
+            is read from ``MILVUS_TOKEN``; ``index`` is ``flat`` or ``hnsw``.
     """
 
     def __init__(self, destination: Destination) -> None:
         self._pymilvus = optional("pymilvus", extra="milvus")
-        if "://" not in destination.out:
-            optional("milvus_lite", extra="milvus")
         check_index(destination.index, ["flat", "hnsw"], target="milvus")
         if destination.dtype != "float32":
             raise ValueError("dtype: expected float32 for milvus, since Milvus Lite has no other, got float16")
@@ -70,11 +70,9 @@ class MilvusCollection:
                 f"name: expected letters, digits and underscores, no digit first, for Milvus, got "
                 f"{destination.name[:40]!r}; choose a plain word"
             )
-        if "://" not in destination.out and not destination.out.endswith(".db"):
-            raise ValueError(
-                f"out: expected a file that ends in .db, or the URL of a server, for milvus, got '{destination.out}'"
-            )
         check_fresh(destination, target="milvus")
+        check_neighbours(destination.parameters.m, library="Milvus")
+        self._place = MilvusPlace(destination.out)
         self.destination, self.name = destination, destination.name
         self.width = SearchWidth()
         self.existing_ids: list[str] = []
@@ -89,11 +87,6 @@ class MilvusCollection:
         self._is_live = False
         self._has_numbers = False
         self._known_ids: set[str] = set()
-        self._new_folders = [] if self._remote else _missing_folders(Path(destination.out))
-
-    @property
-    def _remote(self) -> bool:
-        return "://" in self.destination.out
 
     @property
     def approximate(self) -> bool:
@@ -109,7 +102,7 @@ class MilvusCollection:
         self._manifest = contents.manifest
         self._set_width(len(contents.ids))
         check_sizes(contents)
-        with self._in_one_sentence():
+        with self._place.in_one_sentence():
             self._connect()
             is_there = self._client.has_collection(self.name)
             fields = self._check_existing(contents) if is_there else {}
@@ -176,7 +169,7 @@ class MilvusCollection:
             columns = [] if payload is None else payload.slice(start, _BATCH).to_pylist()
             for entity, column in zip(entities, columns, strict=payload is not None):
                 entity.update(json_value(column))
-            with self._in_one_sentence():
+            with self._place.in_one_sentence():
                 if self._is_live:
                     self._client.upsert(self.name, entities, partial_update=True)
                 else:
@@ -198,7 +191,7 @@ class MilvusCollection:
 
     def close(self) -> None:
         """Gives the collection its name."""
-        with self._in_one_sentence():
+        with self._place.in_one_sentence():
             self._client.flush(self._fresh)
             self._client.alter_collection_properties(
                 self._old_collection if self._is_live else self._fresh, properties={METADATA_KEY: self._manifest.text()}
@@ -217,7 +210,7 @@ class MilvusCollection:
                 self._client.drop_collection(self._old_collection)
             self._client.rename_collection(self._fresh, self.name)
         self._client.load_collection(self.name)
-        leftovers = self._fresh_name.leftovers(self._unused_names(), shared=self._remote)
+        leftovers = self._fresh_name.leftovers(self._unused_names(), shared=self._place.is_remote)
         for leftover in leftovers:  # not before: one may be all that there is of what the name stood for
             self._client.drop_collection(leftover)
         if leftovers:
@@ -231,16 +224,19 @@ class MilvusCollection:
         """Removes the unfinished collection, and what was made for it."""
         if self._client is None:
             return
-        with suppress(self._pymilvus.MilvusException), self._quiet():  # a server that fails is what the error was about
+        with (
+            suppress(self._pymilvus.MilvusException),
+            self._place.quiet(),
+        ):  # a server that fails is what the error was about
             if not (self._moving or self._is_live) and self._client.has_collection(self._fresh):
                 self._client.drop_collection(self._fresh)
         self._disconnect()
-        if self._new_folders and not self._moving:
-            shutil.rmtree(self._new_folders[-1], ignore_errors=True)
+        if not self._moving:
+            self._place.remove()
 
     def remove(self) -> None:
         """Drops the collection."""
-        with self._in_one_sentence():
+        with self._place.in_one_sentence():
             self._connect()
             self._client.drop_collection(self.name)
             self._disconnect()
@@ -253,7 +249,7 @@ class MilvusCollection:
         """Asks the collection by its name."""
         values, power = self.width.values, self._manifest.exponent if self._needs_candidates else 0.0
         depth = max(k, values.get("candidates", 0))
-        with self._in_one_sentence():
+        with self._place.in_one_sentence():
             self._connect()
             try:
                 self._client.load_collection(self.name)
@@ -280,47 +276,16 @@ class MilvusCollection:
         )
 
     def _connect(self) -> None:
-        out = self.destination.out
-        if not self._remote:
-            Path(out).parent.mkdir(parents=True, exist_ok=True)
-        self._client = self._pymilvus.MilvusClient(out, token=os.environ.get("MILVUS_TOKEN", ""))
+        self._client = self._place.connect()
 
     def _disconnect(self) -> None:
-        self._client.close()
+        self._place.disconnect(self._client)
         self._client = None
-        if not self._remote:  # whose server would hold the file until the end of the process
-            optional("milvus_lite.server_manager", extra="milvus").server_manager_instance.release_server(
-                self.destination.out
-            )
 
     def _unused_names(self) -> list[str]:
         """Collections that no alias leads to, apart from the one of the name."""
         names = [name for name in self._client.list_collections() if name != self.name]
         return [name for name in names if not self._client.list_aliases(name)["aliases"]]
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Without the tracebacks that are logged for each error besides raising it, and for what Milvus Lite lacks."""
-        loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-    @contextmanager
-    def _in_one_sentence(self) -> Iterator[None]:
-        try:
-            with self._quiet():
-                yield
-        except self._pymilvus.MilvusException as error:
-            out, message = self.destination.out, in_plain_words(error)
-            reason = without_passwords(getattr(error, "message", message) or message, out)
-            way_out = "check URL and token" if self._remote else "see whether another process has the file open"
-            raise ValueError(f"out: Milvus at '{without_passwords(out)}' refuses ({reason}); {way_out}") from None
 
     def _check_existing(self, contents: Contents) -> dict[str, dict[str, Any]]:
         """Fields of the collection that is there, by name."""
@@ -366,11 +331,6 @@ class MilvusCollection:
         while page := pages.next():
             yield from (str(entity["id"]) for entity in page)
         pages.close()
-
-
-def _missing_folders(file: Path) -> list[Path]:
-    """What does not exist yet of a path, the file first."""
-    return [path for path in (file, *file.parents) if not path.exists()]
 
 
 def _search_parameters(width: Mapping[str, int], depth: int) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from lightning_normdyn.retrieval.indexes.manifest import Manifest
 from lightning_normdyn.retrieval.indexes.writer import Destination
 
+FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 2, 1024
+"""Of a node of a graph: FAISS ends in a segmentation fault with one, and takes all memory with very many."""
+
 
 def check_index(index: str, choices: Sequence[str], *, target: str) -> None:
     """Refuses an index that a target does not have.
@@ -16,6 +19,28 @@ def check_index(index: str, choices: Sequence[str], *, target: str) -> None:
     """
     if index not in choices:
         raise ValueError(f"index: expected {' or '.join(choices)} for {target}, got {index!r}")
+
+
+def check_neighbours(neighbours: int | None, *, library: str) -> None:
+    """Refuses graphs that no library builds well, or at all.
+
+    Args:
+        neighbours: of a node; ``None`` for the library's own number.
+        library: its name.
+
+    Raises:
+        ValueError: if a node has one, or more than 1,024.
+
+    Example:
+        >>> check_neighbours(1, library="USearch")
+        Traceback (most recent call last):
+        ValueError: m: expected 2 to 1024 neighbours of a node of a graph of USearch, got 1; 16 to 64 are usual
+    """
+    if neighbours is not None and not FEWEST_NEIGHBOURS <= neighbours <= MOST_NEIGHBOURS:
+        raise ValueError(
+            f"m: expected {FEWEST_NEIGHBOURS} to {MOST_NEIGHBOURS} neighbours of a node of a graph of {library}, got "
+            f"{neighbours}; 16 to 64 are usual"
+        )
 
 
 def check_vectors_alone(destination: Destination, *, target: str) -> None:

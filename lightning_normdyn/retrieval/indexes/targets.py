@@ -21,9 +21,9 @@ def _declared_targets() -> Iterator[tuple[str, IndexTarget]]:
 
 
 TARGETS: dict[str, IndexTarget] = dict(
-    sorted(_declared_targets(), key=lambda item: (item[1].extra is not None, item[0]))
+    sorted(_declared_targets(), key=lambda item: (item[1].feed is not None, item[1].extra is not None, item[0]))
 )
-"""Name to target: plain files first, then what needs a package."""
+"""Name to target: plain files first, then what needs a package, then feeds for servers."""
 
 
 def index_writer(target: str, destination: Destination) -> IndexWriter:

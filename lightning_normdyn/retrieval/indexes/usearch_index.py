@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_normdyn.retrieval.indexes.id_file import ids_array, norm_file
 from lightning_normdyn.retrieval.indexes.index_file import IndexFile, Numbers
-from lightning_normdyn.retrieval.indexes.refusals import check_index
+from lightning_normdyn.retrieval.indexes.refusals import check_index, check_neighbours
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Candidate,
@@ -24,7 +24,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _METRICS: dict[Metric, str] = {"inner_product": "ip", "euclidean": "l2sq", "cosine": "cos"}
 _TYPES = {"float32": "f32", "float16": "f16"}
-_FEWEST_NEIGHBOURS, _MOST_NEIGHBOURS = 2, 1024
 _SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 
 
@@ -43,12 +42,7 @@ class USearchIndex(IndexFile):
     def __init__(self, destination: Destination) -> None:
         self._usearch = optional("usearch.index", extra="usearch")
         check_index(destination.index, ["flat", "hnsw"], target="usearch")
-        neighbours = destination.parameters.m
-        if neighbours is not None and not _FEWEST_NEIGHBOURS <= neighbours <= _MOST_NEIGHBOURS:
-            raise ValueError(
-                f"m: expected {_FEWEST_NEIGHBOURS} to {_MOST_NEIGHBOURS} neighbours of a node of a graph of USearch, "
-                f"got {neighbours}; 16 to 64 are usual"
-            )
+        check_neighbours(destination.parameters.m, library="USearch")
         super().__init__(destination)
 
     @property

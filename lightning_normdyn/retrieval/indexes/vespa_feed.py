@@ -42,6 +42,8 @@ class VespaFeed(FeedFile):
 
     def _check_contents(self, contents: Contents) -> None:
         super()._check_contents(contents)
+        if "" in contents.ids:
+            raise ValueError(f"ids: expected text for Vespa, got nothing in row {contents.ids.index('')}; fill it in")
         for column in contents.payload:
             if not _NAME.fullmatch(column.name):
                 raise ValueError(

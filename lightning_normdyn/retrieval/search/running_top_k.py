@@ -48,13 +48,13 @@ class RunningTopK:
         if not self._pending:
             return
         rows, scores, indices = self._extended_rankings(*self._drain())
-        if not self._ascending:  # the stable sort below then leaves equal scores by their index
-            indices, by_index = indices.sort(dim=1)
-            scores = scores.gather(1, by_index)
         scores, by_score = scores.sort(dim=1, descending=True, stable=True)
+        indices = indices.gather(1, by_score)
+        if not self._ascending:
+            _sort_ties(scores, indices)
         k = self.scores.shape[1]
         self.scores[rows] = scores[:, :k]
-        self.indices[rows] = indices.gather(1, by_score[:, :k]).where(scores[:, :k] > -torch.inf, NO_DOCUMENT)
+        self.indices[rows] = indices[:, :k].where(scores[:, :k] > -torch.inf, NO_DOCUMENT)
         self.thresholds = self.scores[:, -1].clamp(min=self._lowest)
 
     def _drain(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,3 +79,17 @@ class RunningTopK:
         extended_indices = torch.nn.functional.pad(self.indices[updated_rows], (0, width), value=NO_DOCUMENT)
         extended_scores[row_places, columns], extended_indices[row_places, columns] = scores, indices
         return updated_rows, extended_scores, extended_indices
+
+
+def _sort_ties(scores: Tensor, indices: Tensor) -> None:
+    """Sorts documents of equal scores by index, in place, in rows ``[u, s]`` whose scores descend.
+
+    Few rows have any: to sort all of them by index first would take as long as to sort them by score.
+    """
+    is_tied = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] > -torch.inf)
+    rows = is_tied.any(1).nonzero().squeeze(1)
+    if not len(rows):
+        return
+    row_indices, by_index = indices[rows].sort(dim=1)
+    row_scores, by_score = scores[rows].gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    scores[rows], indices[rows] = row_scores, row_indices.gather(1, by_score)

@@ -89,9 +89,11 @@ def norm_weights(embeddings: ArrayLike, exponent: float = 1.0) -> NormWeights:
     """
     check_finite_number(exponent=exponent, hint="0 weighs all alike")
     vectors = checked_points(embeddings)
-    log_norms = precise_norm(vectors).double().log()
+    largest = vectors.abs().amax(1, keepdim=True)  # first, for squares of 1e-200 or 1e200 leave float64 too
+    scaled = vectors / largest
+    log_norms = precise_norm(scaled).double().log() + largest.squeeze(1).double().log()
     powers = (exponent * log_norms - (exponent * log_norms).amax()).exp()
-    directions = rescale(vectors, 1.0)
+    directions = rescale(scaled, 1.0)
     return NormWeights(directions, (powers / powers.mean()).to(directions.dtype))
 
 
@@ -144,7 +146,10 @@ def cluster_by_norm(
     kmeans = _faiss_kmeans if library == "faiss" else _sklearn_kmeans
     options = KMeansOptions(clusters, seed % _MOST_SEED, restarts, iterations)
     if exponent is None:
-        return kmeans(NormWeights(vectors, vectors.new_ones(len(vectors))), options, spherical=False)
+        # k-means does not see the scale, but squares of 1e20 in float32 are infinite, and FAISS then ends the process.
+        scale = float(vectors.abs().amax()) or 1.0
+        plain = kmeans(NormWeights(vectors / scale, vectors.new_ones(len(vectors))), options, spherical=False)
+        return plain._replace(centers=(plain.centers.double() * scale).to(vectors.dtype))
     return kmeans(norm_weights(vectors, exponent), options, spherical=True)
 
 

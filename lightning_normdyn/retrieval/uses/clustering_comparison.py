@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
-from lightning_normdyn.core.object_checks import check_generator, check_sequence
+from lightning_normdyn.core.object_checks import check_callable, check_generator, check_sequence
 from lightning_normdyn.core.statistics.cluster_quality import cosine_silhouettes, v_measure, v_measure_influence
 from lightning_normdyn.core.statistics.interval import Interval, check_level, sorted_quantile
 from lightning_normdyn.retrieval.uses.clustering import (
@@ -161,11 +161,14 @@ def compare_clusterings(
     vectors = checked_points(embeddings, zeros=True)
     is_usable = vectors.any(1)
     label = None if labels is None else _checked_labels(labels, len(vectors))[is_usable]
+    if not is_usable.any():
+        raise ValueError("embeddings: expected vectors with a direction, got zero in every row; are they whole?")
     points, ways = vectors[is_usable], [None, *_checked_exponents(exponents)]
     check_count(restarts=restarts)
     check_count(2, seeds=seeds)
     check_level(level)
     check_generator(generator=generator)
+    check_callable("of the seeds that gives them back one by one", progress=progress)
     k, library = _checked_clusters(clusters, label, len(points)), engine_of(engine)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     runs = []
@@ -173,7 +176,7 @@ def compare_clusterings(
         options: dict[str, Any] = {"engine": library, "seed": seed, "restarts": restarts}
         runs.append([_quality(points, label, cluster_by_norm(points, k, exponent=way, **options)) for way in ways])
     of_labels, of_silhouettes = (
-        _gains([[way[side] for way in run] for run in runs], ways.index(0.0), level, generator) for side in (0, 1)
+        joint_gains([[way[side] for way in run] for run in runs], ways.index(0.0), level, generator) for side in (0, 1)
     )
     scores = [
         ClusteringScore(
@@ -187,25 +190,25 @@ def compare_clusterings(
     return ClusteringComparison(tuple(scores), k, len(points), left_out, seeds, level, library)
 
 
-class _Value(NamedTuple):
+class Quality(NamedTuple):
     """A measure of one clustering and the influence of every item on it, ``[n]``."""
 
     value: float
     influence: Tensor
 
 
-def _quality(points: Tensor, labels: Tensor | None, clusters: Clusters) -> tuple[_Value, _Value]:
+def _quality(points: Tensor, labels: Tensor | None, clusters: Clusters) -> tuple[Quality, Quality]:
     """V-measure, NaN without labels, and mean silhouette."""
     silhouettes = cosine_silhouettes(points, clusters.places)
     mean = silhouettes.mean()
-    silhouette = _Value(float(mean), silhouettes - mean)
+    silhouette = Quality(float(mean), silhouettes - mean)
     if labels is None:
-        return _Value(math.nan, torch.full_like(silhouettes, math.nan)), silhouette
+        return Quality(math.nan, torch.full_like(silhouettes, math.nan)), silhouette
     agreement = v_measure(labels, clusters.places).value
-    return _Value(agreement, v_measure_influence(labels, clusters.places)), silhouette
+    return Quality(agreement, v_measure_influence(labels, clusters.places)), silhouette
 
 
-class _Gains(NamedTuple):
+class JointGains(NamedTuple):
     """Of one measure, an entry a way: means over seeds, gains over the reference, and how likely by chance."""
 
     means: list[float]
@@ -213,13 +216,22 @@ class _Gains(NamedTuple):
     p_values: list[float]
 
 
-def _gains(runs: Sequence[Sequence[_Value]], reference: int, level: float, generator: torch.Generator) -> _Gains:
-    """Of values by seed and way."""
+def joint_gains(
+    runs: Sequence[Sequence[Quality]], reference: int, level: float, generator: torch.Generator
+) -> JointGains:
+    """Gains of all ways over the reference, with intervals that hold at once.
+
+    Args:
+        runs: a measure of every way, for each seed.
+        reference: place of the way that others are held against.
+        level: of the intervals.
+        generator: of random numbers.
+    """
     values = torch.tensor([[way.value for way in run] for run in runs], dtype=torch.float64)
     influences = torch.stack([torch.stack([way.influence for way in run]) for run in runs]).mean(0)
     if not values.isfinite().all():
         unknown = Interval(math.nan, math.nan, math.nan)
-        return _Gains(values.mean(0).tolist(), [unknown] * values.shape[1], [1.0] * values.shape[1])
+        return JointGains(values.mean(0).tolist(), [unknown] * values.shape[1], [1.0] * values.shape[1])
     over_reference = values - values[:, reference : reference + 1]
     gains = over_reference.mean(0)
     of_items = (influences - influences[reference]) / influences.shape[1]
@@ -233,7 +245,9 @@ def _gains(runs: Sequence[Sequence[_Value]], reference: int, level: float, gener
     statistics = (gains / error).where(~is_same, 0.0)
     p_values = [float((1 + (draws.amax(1) >= value).sum()) / (1 + _DRAWS)) for value in statistics]
     ends = zip(gains.tolist(), reach.tolist(), strict=True)
-    return _Gains(values.mean(0).tolist(), [Interval(gain, gain - half, gain + half) for gain, half in ends], p_values)
+    return JointGains(
+        values.mean(0).tolist(), [Interval(gain, gain - half, gain + half) for gain, half in ends], p_values
+    )
 
 
 def _joint_errors(of_items: Tensor, of_seeds: Tensor, generator: torch.Generator) -> Tensor:
@@ -281,6 +295,10 @@ def _checked_clusters(clusters: int | None, labels: Tensor | None, items: int) -
     if count is None:
         raise ValueError("clusters: expected how many, for there are no labels whose number would do, got none")
     check_count(2, clusters=count)
+    if items < 2 * count and clusters is None:
+        raise ValueError(
+            f"labels: expected at most {items // 2} classes, half of the {items} items, got {count}; say clusters"
+        )
     if items < 2 * count:
         raise ValueError(f"clusters: expected at most {items // 2}, half of the {items} items, got {count}; take fewer")
     return count

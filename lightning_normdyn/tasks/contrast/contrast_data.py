@@ -121,6 +121,10 @@ class ContrastData(LightningDataModule):
         """
         return {}
 
+    def out_of_domain(self) -> dict[str, ContrastData]:
+        """Further sets by name, whose test splits a grid measures beside this one's; none unless overridden."""
+        return {}
+
     def setup(self, stage: str) -> None:
         """Reads the data, so that its errors come before training."""
         if stage == "fit":

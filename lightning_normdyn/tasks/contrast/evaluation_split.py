@@ -26,6 +26,7 @@ class EvaluationSplit:
         answers: of each query, what counts as right, where the task has an answer to be put in words.
         query_ids: of each query, distinct, where the source has any.
         document_ids: the same of documents.
+        in_training: whether training wants a document that the query wants, bool ``[n]``, where that is of interest.
     """
 
     queries: Sequence[Any]
@@ -36,6 +37,7 @@ class EvaluationSplit:
     answers: Sequence[Sequence[str]] | None = None
     query_ids: Sequence[str] | None = None
     document_ids: Sequence[str] | None = None
+    in_training: Tensor | None = None
 
     def __post_init__(self) -> None:
         sides = {"queries": self.queries, "documents": self.documents}
@@ -48,10 +50,16 @@ class EvaluationSplit:
         check_texts(**{name: ids for name, ids in names.items() if ids is not None})
         if self.popularity is not None:
             check_tensors(popularity=self.popularity)
+        if self.in_training is not None:
+            check_tensors(in_training=self.in_training)
         if self.answers is not None:
             check_sequence(answers=self.answers)
         columns = (
-            (len(self.queries), "queries", {"query_ids": self.query_ids, "answers": self.answers}),
+            (
+                len(self.queries),
+                "queries",
+                {"query_ids": self.query_ids, "answers": self.answers, "in_training": self.in_training},
+            ),
             (len(self.documents), "documents", {"document_ids": self.document_ids, "popularity": self.popularity}),
         )
         for count, side, by_name in columns:
@@ -76,6 +84,7 @@ class EvaluationSplit:
             None if self.answers is None else [self.answers[place] for place in query_places],
             None if self.query_ids is None else [self.query_ids[place] for place in query_places],
             None if self.document_ids is None else [self.document_ids[place] for place in document_places],
+            None if self.in_training is None else self.in_training[queries],
         )
 
 

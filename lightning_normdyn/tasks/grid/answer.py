@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison, VariantScore
 
 _SURE_SHARE = 0.975
+SEEN, NEW = "documents training wants", "other documents"
+"""Kinds of test queries, by whether training wants a document that they want."""
 
 
 def advise(comparison: VariantComparison, headline: str) -> str:
@@ -71,6 +75,29 @@ def _power(comparison: VariantComparison) -> str:
     if not comparison.decidable:
         return f"{counted(comparison.queries, 'test item')} would have shown no gain for certain."
     return f"The smallest gain that would have been seen four times in five is {comparison.visible_gain:.3g}."
+
+
+def part_sentence(comparison: VariantComparison, parts: Mapping[str, VariantComparison]) -> str:
+    """How much of the leading gain, or of the reference's lead, comes from queries whose documents training wants.
+
+    Args:
+        comparison: of all queries.
+        parts: of either kind of query.
+    """
+    others = {name: score for name, score in comparison.scores.items() if name != comparison.reference}
+    if not others:
+        return ""
+    name = max(others, key=lambda name: others[name].gain)
+    kinds = {SEEN: "items whose documents training wants", NEW: "others"}
+    clauses = []
+    for part, found in parts.items():
+        gain, share = found.scores[name].gain_interval, found.queries / comparison.queries
+        ends = f"{gain.value:+.4f} each, {gain.low:+.4f} to {gain.high:+.4f}"
+        clauses.append(f"{share * gain.value:+.4f} from the {found.queries} {kinds[part]} ({ends})")
+    return (
+        f"Of {name}'s gain of {others[name].gain:+.4f} over {comparison.reference} come {' and '.join(clauses)}: on "
+        "the former, memory of the training judgements counts too."
+    )
 
 
 def _certainty(comparison: VariantComparison) -> str:

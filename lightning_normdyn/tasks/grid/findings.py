@@ -16,7 +16,7 @@ from lightning_normdyn.core.statistics.variant_comparison import (
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
-from lightning_normdyn.tasks.grid.answer import advise, counted
+from lightning_normdyn.tasks.grid.answer import NEW, SEEN, advise, counted, part_sentence
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
 from lightning_normdyn.tasks.grid.tuning import choose, chosen_settings, has_values, trials_of
 
@@ -67,6 +67,7 @@ def find(
     runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
     values = {variant: _values(variant_runs, "trained") for variant, variant_runs in runs_by_variant.items()}
     comparison = compare_variants(values, reference=REFERENCE, margin=margin, looks=looks)
+    parts = _parts(values, runs_by_variant[REFERENCE][0].in_training, margin=margin, looks=looks)
     headline = next(iter(runs_by_variant.values()))[0].headline
     kappa_verdict = _kappa_verdict(runs_by_variant, comparison)
     return GridFindings(
@@ -92,10 +93,26 @@ def find(
             *_notes(
                 comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(choices))
             ),
+            *([part_sentence(comparison, parts)] if parts else []),
             *([caveat] if caveat else []),
         ],
         choices=chosen_settings(choices, runs),
         trials=trials_of(runs),
+        parts=parts,
+        out_of_domain={
+            name: {
+                similarity: compare_variants(
+                    {
+                        variant: _table([run.out_of_domain[name][similarity] for run in variant_runs])
+                        for variant, variant_runs in runs_by_variant.items()
+                    },
+                    margin=margin,
+                    looks=looks,
+                )
+                for similarity in ("trained", REFERENCE)
+            }
+            for name in runs_by_variant[REFERENCE][0].out_of_domain
+        },
     )
 
 
@@ -128,10 +145,35 @@ def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison:
 
 
 def _values(runs: Sequence[GridRun], similarity: str) -> Tensor:
-    rows = [[math.nan if value is None else value for value in run.values[similarity]] for run in runs]
+    return _table([run.values[similarity] for run in runs])
+
+
+def _table(values: Sequence[Sequence[Number]]) -> Tensor:
+    """One row of values a run, ``[seeds, n]``."""
+    rows = [[math.nan if value is None else value for value in row] for row in values]
     if len(set(map(len, rows))) != 1:
         raise ValueError("out: runs of this grid were measured on different queries; start in a new folder")
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _parts(
+    values: Mapping[str, Tensor], in_training: Sequence[bool] | None, *, margin: float, looks: Sequence[int]
+) -> dict[str, VariantComparison]:
+    """Comparisons of the queries whose documents training wants, and of the others, where there are both."""
+    columns = next(iter(values.values())).shape[1]
+    if in_training is None or len(in_training) != columns:
+        return {}
+    is_seen = torch.tensor(in_training)
+    has_value = torch.stack(list(values.values())).isfinite().all(0).all(0)
+    places = {name: (has_value & mask).nonzero().flatten() for name, mask in ((SEEN, is_seen), (NEW, ~is_seen))}
+    if not all(map(len, places.values())):
+        return {}
+    return {
+        name: compare_variants(
+            {variant: table[:, part] for variant, table in values.items()}, margin=margin, looks=looks
+        )
+        for name, part in places.items()
+    }
 
 
 def _cross(runs: Sequence[GridRun]) -> dict[str, Number]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_normdyn.callbacks import HardNegativeMining
 from lightning_normdyn.core.number_checks import check_count, check_flag, check_share
-from lightning_normdyn.core.object_checks import check_instance, check_name
+from lightning_normdyn.core.object_checks import check_instance, check_name, check_texts
 from lightning_normdyn.core.statistics.ranking import (
     grade_ranking,
     ranking_map,
@@ -30,7 +32,8 @@ from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
 from lightning_normdyn.tasks.retrieval.bm25 import BM25
 from lightning_normdyn.tasks.retrieval.relevant_pairs import RelevantPairs, TriplePairs, with_validation
-from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.retrieval.training_floor import TrainingMemory, memory_floors
+from lightning_normdyn.tasks.sources import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
 
 _DEPTH = 100
 
@@ -67,6 +70,7 @@ class RetrievalData(ContrastData):
         source: where they come from; the docstrings of the running Python's standard library if left out.
         validation_share: of the training queries, kept for validation where the source has no such split.
         bm25: whether to report, once a split, what BM25 finds; it reads all documents, a second for some ten thousand.
+            Where queries want documents that training wants, also what it finds with memory of the training judgements.
         hard_negatives: documents that go with every training pair and do not answer its query.
         hard_negatives_from: which these are: ``bm25``, those that it ranks first; ``mining``, those that the callback
             :class:`~lightning_normdyn.callbacks.HardNegativeMining` mines while the model trains (beside ``bm25`` it
@@ -74,6 +78,7 @@ class RetrievalData(ContrastData):
             ``runs/retrieval/version_0/hard_negatives/step-000100.jsonl``.
         triples: what to train on instead, streamed, each with its own hard negative; the source then only evaluates.
             Trains for the trainer's ``max_steps``, in the order of the file.
+        also: folders in BEIR's layout, or names on the hub, of sets that a grid measures besides, out of domain.
         options: of :class:`ContrastData`.
 
     Raises:
@@ -89,11 +94,14 @@ class RetrievalData(ContrastData):
         hard_negatives: int = 0,
         hard_negatives_from: str = "bm25",
         triples: MsMarcoTriples | None = None,
+        also: list[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         check_share(validation_share=validation_share, hint="0.1 is usual")
         check_flag(bm25=bm25)
+        if also is not None:
+            check_texts(also=also)
         check_instance(MsMarcoTriples, optional=True, triples=triples)
         if not 0 < validation_share <= 0.5:
             raise ValueError(f"validation_share: expected a share above 0, at most 0.5, got {validation_share}")
@@ -112,6 +120,7 @@ class RetrievalData(ContrastData):
         if hard_negatives and triples is not None:
             raise ValueError(f"hard_negatives: expected 0 where triples bring their own, got {hard_negatives}")
         self.triples = triples
+        self.also = tuple(also or ())
         self.validation_share = validation_share
         self._splits: dict[str, EvaluationSplit] = {}
 
@@ -170,8 +179,23 @@ class RetrievalData(ContrastData):
     def evaluation(self, split: Split) -> EvaluationSplit:
         """The queries that the split judges, and all documents."""
         if split not in self._splits:
-            self._splits[split] = _evaluated(self.texts, split, self._judged(split))
+            evaluated = _evaluated(self.texts, split, self._judged(split))
+            self._splits[split] = replace(evaluated, in_training=self._in_training(evaluated))
         return self._splits[split]
+
+    def out_of_domain(self) -> dict[str, ContrastData]:
+        """The sets of ``also``, by the last part of their names, or all of it where two share that."""
+        return dict(self._out_of_domain)
+
+    @cached_property
+    def _out_of_domain(self) -> dict[str, ContrastData]:
+        short_names = [Path(folder).name for folder in self.also]
+        names = short_names if len(set(short_names)) == len(short_names) else self.also
+        batch_size = self.evaluation_batch_size
+        return {
+            name: type(self)(BeirFolder(folder), bm25=False, batch_size=batch_size, workers=self.workers)
+            for name, folder in zip(names, self.also, strict=True)
+        }
 
     def rank_by_words(self, split: Split, depth: int) -> Tensor:
         """What BM25 finds for every query of a split, see :meth:`~lightning_normdyn.tasks.retrieval.bm25.BM25.rank`."""
@@ -182,12 +206,25 @@ class RetrievalData(ContrastData):
         return BM25(sides.documents).rank(sides.queries, depth, excluded_pairs=excluded_pairs)
 
     def floors(self, split: Split) -> dict[str, float]:
-        """NDCG@10 of BM25."""
+        """NDCG@10 of BM25, and of BM25 that knows the training judgements where a query wants what training wants."""
         if not self.bm25:
             return {}
         sides = self.evaluation(split)
         ranked = grade_ranking(self.rank_by_words(split, 10), sides.judgements, len(sides.queries))
-        return {"bm25": float(ranking_ndcg(ranked, 10).nanmean())}
+        floors = {"bm25": float(ranking_ndcg(ranked, 10).nanmean())}
+        if sides.in_training is None or not sides.in_training.any():
+            return floors
+        memory = TrainingMemory(sides.documents, self.texts.queries.texts, self._judged("train"))
+        return floors | memory_floors(memory, self.evaluation("validation"), sides)
+
+    def _in_training(self, sides: EvaluationSplit) -> Tensor | None:
+        """Whether training wants a document that a query wants; ``None`` where judgements do not say what trains."""
+        if self.triples is not None or "train" not in self._judgements:
+            return None
+        train, relevant = self._judgements["train"].relevant(), sides.judgements.relevant()
+        in_training = torch.zeros(len(sides.queries), dtype=torch.bool)
+        in_training[relevant.queries[torch.isin(relevant.documents, train.documents)]] = True
+        return in_training
 
     @cached_property
     def _judgements(self) -> dict[str, Judgements]:

@@ -72,7 +72,7 @@ def test_alignment_is_that_of_a_loop_and_its_interval_that_of_a_bootstrap_over_g
     groups = np.repeat(np.arange(40), generator.integers(1, 6, 40))
     queries = generator.normal(size=(40, 5))[groups]
     shifts = generator.normal(size=(40, 5))[groups]  # shared by the pairs of a query
-    documents = queries + shifts + 0.2 * generator.normal(size=queries.shape)
+    documents = queries + shifts + 0.8 * generator.normal(size=queries.shape)
     pairs = zip(queries, documents, strict=True)
     distances = np.array([np.sum((a / np.linalg.norm(a) - b / np.linalg.norm(b)) ** 2) for a, b in pairs])
     clustered = alignment(queries, documents, groups=groups)
@@ -82,7 +82,7 @@ def test_alignment_is_that_of_a_loop_and_its_interval_that_of_a_bootstrap_over_g
     error = np.std([total / count for total, count in draws])
     assert (clustered.high - clustered.low) / (2 * 1.959964) == pytest.approx(error, rel=0.06)
     alone = alignment(queries, documents)
-    assert alone.high - alone.low < 0.7 * (clustered.high - clustered.low)
+    assert alone.high - alone.low < 0.9 * (clustered.high - clustered.low)
     zeros = np.concatenate((documents, np.zeros((1, 5))))
     assert alignment(np.concatenate((queries, np.ones((1, 5)))), zeros).value == pytest.approx(distances.mean())
 
@@ -121,7 +121,7 @@ def true_rank(power):
 @pytest.mark.parametrize("power", [0.0, -0.5, -1.0])
 def test_few_rows_tell_the_rank_of_many(power):
     truth = true_rank(power)
-    for rows, within in ((20, 0.2), (48, 0.1), (100, 0.05), (1_000, 0.01)):
+    for rows, within in ((20, 0.15), (48, 0.05), (100, 0.02), (1_000, 0.005)):
         ranks = [effective_rank(drawn(rows, DIM, seed=seed, power=power)) for seed in range(20)]
         assert sum(rank.interval.low <= truth <= rank.interval.high for rank in ranks) >= 16  # 0.3% chance of fewer
         mean = np.mean([rank.interval.value for rank in ranks])

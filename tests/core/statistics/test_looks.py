@@ -92,8 +92,10 @@ def test_a_gain_of_the_visible_size_is_seen_four_times_in_five() -> None:
 
 
 def test_worse_spread_of_seeds_hides_behind_two_of_them() -> None:
-    found = VarianceComponents(0.01, 0.0004, 0.0, 2).with_trainings(0.8)
-    assert found.trainings == pytest.approx(0.0004 * 2 / (-2 * math.log(0.8)), rel=0.02)  # chi-square with 2 degrees
+    found = VarianceComponents(0.01, 0.0003, 0.01, 2).with_trainings(0.8, queries=100)
+    whole = 0.0004 * 2 / (-2 * math.log(0.8))  # chi-square with 2 degrees, of means over a hundred queries
+    assert found.trainings == pytest.approx(whole - 0.0001, rel=0.02)
+    assert found[::2] == (0.01, 0.01)
 
 
 def test_levels_of_past_looks_stay_and_each_is_stricter_than_one_look() -> None:

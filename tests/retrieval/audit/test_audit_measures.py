@@ -188,11 +188,40 @@ def test_weights_of_the_last_layer_answer_for_any_number_of_vectors(kind):
         assert saturation.off_ellipsoid == pytest.approx(spread, rel=1e-6, abs=1e-9)
         assert saturation.by_weights
         assert saturation.kind == ("ellipsoid" if pooling == "cls" else "free")
-        said = "lie on the ellipsoid of the weights" if pooling == "cls" else f"{pooling} pooling takes the vectors off"
+        said = (
+            "lie on the ellipsoid of the weights"
+            if pooling == "cls"
+            else "the vectors lie on no ellipsoid of the weights"
+        )
         assert said in saturation.sentence
         assert norm_saturation(vectors.norm(dim=1), vectors).kind == "unclear"  # without the model
     assert NormWeights.of(gains * 2, shifts, outputs) is None  # not the layer's own
     assert NormWeights.of(gains[:5], shifts, outputs) is None
+
+
+def test_a_gain_of_zero_hides_nothing_of_a_layer_norm():
+    """As in all-MiniLM-L6-v2, where the coordinate that leaves the layer as a constant had most of the length."""
+    dim = 64
+    tokens = drawn(200, dim)
+    tokens[:, 7] *= 20 * torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    gains = torch.linspace(0.4, 1.2, dim, dtype=torch.float64)
+    gains[7] = 1e-33
+    outputs = torch.nn.functional.layer_norm(tokens, (dim,)) * gains + 0.1
+    weights = NormWeights.of(gains, torch.full((dim,), 0.1), outputs.float())
+    assert weights.heights(outputs).tolist() == pytest.approx([1.0] * 200, abs=1e-4)
+    layer = LastLayer("LayerNorm", True, "cls", False, weights)
+    assert norm_saturation(outputs.norm(dim=1), outputs, last_layer=layer).kind == "ellipsoid"
+    # Of two coordinates that are hidden the length is lost, and what is left has a norm beside its direction.
+    gains[9] = 0.0
+    outputs = torch.nn.functional.layer_norm(tokens, (dim,)) * gains
+    weights = NormWeights.of(gains, None, outputs)
+    normed = torch.nn.functional.layer_norm(tokens, (dim,)).square()
+    expected = (normed.sum(1) - normed[:, 7] - normed[:, 9]) / dim
+    assert weights.heights(outputs).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    layer = LastLayer("LayerNorm", True, "cls", False, weights)
+    assert norm_saturation(outputs.norm(dim=1), outputs, last_layer=layer).kind == "free"
+    assert NormWeights.of(gains, None, outputs + 0.1) is None  # no layer whose gains are 0 gives that
+    assert NormWeights.of(gains, None, 2 * outputs) is None
 
 
 def test_what_directions_predict_is_what_regressions_without_each_row_predict():

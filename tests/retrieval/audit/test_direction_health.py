@@ -12,6 +12,7 @@ from lightning_normdyn.report.audit.direction_card import direction_card, popula
 from lightning_normdyn.report.kit.figure import drawing_style
 from lightning_normdyn.retrieval import hubness, norm_aware_top_k, popularity_share
 from lightning_normdyn.retrieval.audit import JudgedQueries, audit_norms, direction_health
+from lightning_normdyn.retrieval.audit.directions import _sampled
 from lightning_normdyn.retrieval.audit.judged_pairs import JudgedPairs
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 
@@ -94,6 +95,7 @@ def test_of_many_rows_a_random_sample_is_looked_at(monkeypatch):
         monkeypatch.setattr(f"lightning_normdyn.{module}.MOST_PAIRED", 400)
     sample = direction_health(documents.split(333))
     assert (sample.sampled_rows, sample.rows) == (400, 2_000)
+    assert len(_sampled(documents.split(333))[0]) == 400  # no more is held
     assert sample.sentence.endswith(", of a random sample of 400 of 2,000 vectors.")
     assert sample.common_direction.value == pytest.approx(exact.value, abs=0.1)
     assert sample.common_direction.value != exact.value

@@ -124,14 +124,20 @@ def test_only_judged_queries_have_a_value():
 
 @given(st.integers(1, 300), st.integers(1, 64), st.booleans())
 @settings(max_examples=30)
-def test_bands_hold_every_document_once_from_short_to_long(rows, width, sample):
+def test_bands_hold_every_document_once_from_both_ends_inwards(rows, width, sample):
     chunk = embeddings(rows, 1, rows, 1.0)[1]
     chunk[::7] = 0
     bands = list(norm_bands(chunk, width, sample=sample))
     assert torch.cat([band.indices for band in bands]).sort().values.tolist() == list(range(rows))
+    assert all(0 < len(band.indices) <= width for band in bands)
     assert all(torch.equal(band.documents, chunk[band.indices]) for band in bands)
-    logs = torch.cat([band.log_norms for band in bands[int(sample and len(bands) > 1) :]])
-    assert (logs.diff() >= 0).all() or len(bands) == 1
+    inwards = [*bands[1 + sample :: 2], *bands[sample::2][::-1]]
+    assert (torch.cat([torch.empty(0), *(band.log_norms for band in inwards)]).diff() >= 0).all()
+    if sample:
+        third = min(rows, width) // 3
+        ends, norms = bands[0].log_norms.sort().values, log_norms(chunk).sort().values
+        assert torch.equal(ends[:third], norms[:third])
+        assert torch.equal(ends[len(ends) - third :], norms[rows - third :])
 
 
 def test_extreme_lengths_have_logarithms():

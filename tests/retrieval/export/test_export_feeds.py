@@ -239,7 +239,7 @@ def test_lines_that_are_printed_fill_a_server_and_find_the_best(target, monkeypa
 
 
 @pytest.mark.parametrize("target", CLIENTS)
-def test_a_feed_of_updates_leaves_other_fields(target, monkeypatch):
+def test_a_feed_of_updates_leaves_other_fields(target, monkeypatch, capsys):
     pytest.importorskip(CLIENTS[target])
     source, rows = parquet_source(embeddings(m=40)[0], ".")
     command = ["--column", "vector", "--normalization", "dot", "--name", "docs", "--to", target]
@@ -254,6 +254,7 @@ def test_a_feed_of_updates_leaves_other_fields(target, monkeypatch):
             assert main(["export", *words]) == 0
             run_lines("\n".join(json.loads(Path(f"{words[3]}.export.json").read_text())["feed"]))
         stored = store.documents["docs"]
+    assert capsys.readouterr().out.count("Whether the index holds vectors of that exponent was not checked") == 1
     assert set(stored) == set(source.ids)
     for row in rows:
         assert stored[row["doc_id"]]["year"] == row["year"]

@@ -90,6 +90,13 @@ def test_an_export_is_replaced_whole_and_leaves_one_collection(place, tmp_path):
     assert collections(place) == ["docs"]
 
 
+def test_a_client_of_the_users_stays_connected(place, tmp_path):
+    make_collection(place, name="others")
+    with Client(place) as client:
+        export(source_of(embeddings(m=60)[0], tmp_path), "milvus", place, name="docs")
+        assert sorted(client.list_collections()) == ["docs", "others"]
+
+
 def test_an_alias_is_moved(place, tmp_path):
     make_collection(place, name="old")
     with Client(place) as client:
@@ -143,7 +150,7 @@ def test_fields_and_payload_go_along_and_those_that_were_there_stay(place, tmp_p
     assert writer.search(queries, 10).ids == ranked(queries, documents, 0, source.ids)
 
 
-def test_entities_of_a_live_collection_get_new_vectors_and_the_others_stay(place, tmp_path):
+def test_entities_of_a_live_collection_get_new_vectors_and_the_others_stay(place, tmp_path, monkeypatch):
     documents, queries = embeddings(m=60)
     old, _ = parquet_source(documents, tmp_path, ids=[f"d{row}" for row in range(60)])
     export(old, "milvus", place, Folding("dot"), name="docs")
@@ -151,7 +158,13 @@ def test_entities_of_a_live_collection_get_new_vectors_and_the_others_stay(place
     changed = embeddings(m=20, seed=5)[0]
     ids = [*old.ids[50:], *(f"new {row}" for row in range(10))]
     new = source_of(changed, tmp_path, ids=ids)
+    client, calls = pymilvus.MilvusClient, []
+    upsert = client.upsert
+    monkeypatch.setattr(client, "upsert", lambda *args, **options: calls.append(options) or upsert(*args, **options))
     writer = export(new, "milvus", place, Folding("dot"), name="docs", upsert=True)
+    assert calls == [
+        {"partial_update": True}
+    ]  # without it a server takes other fields away, which Milvus Lite does not
     by_id = dict(zip(old.ids, documents, strict=True)) | dict(zip(ids, changed, strict=True))
     after = entities(place)
     assert set(after) == set(by_id)
@@ -218,11 +231,15 @@ def test_a_killed_export_goes_on_and_gives_the_same_collection(place, tmp_path, 
 def test_what_it_does_not_have_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source_of(embeddings(m=30)[0], tmp_path)
+    (tmp_path / "mine.db").write_text("mine")
     words = ["export", "--embeddings", "embeddings.npy", "--to", "milvus", "--out", "x.db"]
     for more, said in {
-        "--out x": "out: expected a file that ends in .db, or the URL of a server, for milvus, got 'x'",
+        "--out x": "out: expected a name that ends in .db, or the URL of a server, for milvus, got 'x'",
         "--name a-b": "name: expected letters, digits and underscores, no digit first, for Milvus, got 'a-b'",
         "--dtype float16": "dtype: expected float32 for milvus, since Milvus Lite has no other, got float16",
+        "--out mine.db": "out: expected a database of Milvus Lite, which is a folder, got the file 'mine.db'",
+        "--out /proc/x.db": "out: cannot write '/proc/x.db' (No such file or directory); choose a folder of your own",
+        "--index hnsw --m 1": "m: expected 2 to 1024 neighbours of a node of a graph of Milvus, got 1",
         "--index ivfpq": "index: expected flat or hnsw for milvus, got 'ivfpq'",
         "--nprobe 3": "nprobe: expected nothing with index 'flat' of milvus, got 3; it has nothing to set",
         "--append": "append: expected a file, got milvus; add rows to it with --upsert",

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_normdyn.core.statistics.cluster_quality import cosine_silhouettes, v_measure
+from lightning_normdyn.core.statistics.cluster_quality import cosine_silhouettes, v_measure, v_measure_influence
 from lightning_normdyn.retrieval import cluster_by_norm, compare_clusterings, export_vectors, norm_weights
 from lightning_normdyn.retrieval.uses.clustering import engine_of
+from lightning_normdyn.retrieval.uses.clustering_comparison import Quality, joint_gains
 
 ENGINES = ("faiss", "sklearn")
 
@@ -30,8 +31,9 @@ def world(seed, kind, n=800, k=20, d=64):
     x = centers[labels] + noise * torch.randn(n, d, generator=draw) / d**0.5
     if kind != "noise falls with norm":
         is_clean = is_clean[torch.randperm(n, generator=draw)]
-    jitter = torch.exp(0.05 * torch.randn(n, 1, generator=draw))
-    return torch.nn.functional.normalize(x, dim=1) * torch.where(is_clean, 6.0, 1.0) * jitter, labels
+    length, spread = (1.02, 0.01) if kind == "norms hardly differ" else (6.0, 0.05)
+    jitter = torch.exp(spread * torch.randn(n, 1, generator=draw))
+    return torch.nn.functional.normalize(x, dim=1) * torch.where(is_clean, length, 1.0) * jitter, labels
 
 
 def weighted_step(embeddings, centers, exponent):
@@ -134,11 +136,21 @@ def test_precisions_and_the_scale_of_all_norms_change_nothing(dtype):
     points = norm_weights(x, -2.0)
     assert points.weights.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(points.weights.double(), expected.weights, rtol=1e-5, atol=0)
-    scaled = norm_weights(x.double() * 1e-150, -2.0)
-    torch.testing.assert_close(scaled.weights, expected.weights)
+    for factor in (1e-290, 1e290):
+        scaled = norm_weights(x.double() * factor, -2.0)
+        torch.testing.assert_close(scaled.weights, expected.weights)
+        torch.testing.assert_close(scaled.directions, expected.directions)
     assert points.effective_share == pytest.approx(
         float(expected.weights.sum() ** 2 / (100 * expected.weights.square().sum())), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_plain_k_means_does_not_see_the_scale(scale):
+    x, _ = world(5, "noise falls with norm", n=100, k=4, d=16)
+    expected, scaled = (cluster_by_norm(part, 4, exponent=None, engine="faiss") for part in (x, x * scale))
+    assert torch.equal(scaled.places, expected.places)
+    torch.testing.assert_close(scaled.centers / scale, expected.centers, rtol=1e-4, atol=1e-5)
 
 
 def verdict(seed, kind, **size):
@@ -156,7 +168,7 @@ def test_a_gain_is_called_a_gain():
         assert "Worse beyond chance: plain, norm^-1; the worst, " in comparison.sentence
 
 
-@pytest.mark.parametrize("kind", ["norms say nothing", "equal noise"])
+@pytest.mark.parametrize("kind", ["norms say nothing", "equal noise", "norms hardly differ"])
 def test_no_gain_is_called_none(kind):
     comparisons = [verdict(seed, kind, n=240, k=8, d=32) for seed in range(12)]
     assert sum(comparison.significant for comparison in comparisons) <= 1
@@ -166,7 +178,7 @@ def test_no_gain_is_called_none(kind):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("size", [{}, {"n": 240, "k": 8, "d": 32}, {"n": 100, "k": 3, "d": 8}])
-@pytest.mark.parametrize("kind", ["norms say nothing", "equal noise"])
+@pytest.mark.parametrize("kind", ["norms say nothing", "equal noise", "norms hardly differ"])
 def test_false_alarms_keep_their_level(kind, size):
     alarms = sum(verdict(seed, kind, **size).significant for seed in range(200))
     assert alarms <= 10
@@ -192,24 +204,47 @@ def test_numbers_are_means_over_seeds():
     assert comparison[1:5] == (5, 200, 0, 3)
 
 
-def test_intervals_hold_what_bootstrapping_and_seeds_vary():
-    """With one way beside the reference: error of items by brute-force bootstrap, of seeds by their spread."""
+def test_influence_of_items_is_what_bootstrapping_varies():
     x, labels = world(7, "noise falls with norm", n=200, k=6, d=32)
-    comparison = compare_clusterings(x, labels, exponents=[2.0], engine="faiss", seeds=20)
     pairs = [
-        [cluster_by_norm(x, 6, exponent=e, engine="faiss", seed=seed, restarts=3).places for e in (2.0, 0.0)]
-        for seed in range(20)
+        [cluster_by_norm(x, 6, exponent=e, engine="faiss", seed=seed).places for e in (2.0, 0.0)] for seed in range(5)
     ]
-    values = torch.tensor([v_measure(labels, a).value - v_measure(labels, b).value for a, b in pairs])
+    influence = sum(v_measure_influence(labels, a) - v_measure_influence(labels, b) for a, b in pairs) / 5
     draw = torch.Generator().manual_seed(0)
     resampled = []
-    for _ in range(150):
+    for _ in range(300):
         rows = torch.randint(200, (200,), generator=draw)
         gains = [v_measure(labels[rows], a[rows]).value - v_measure(labels[rows], b[rows]).value for a, b in pairs]
-        resampled.append(sum(gains) / 20)
-    error = math.sqrt(float(torch.tensor(resampled).var()) + float(values.var()) / 20)
-    reach = comparison.scores[2].gain.high - comparison.scores[2].gain.value
-    assert 1.96 * 0.85 < reach / error < 2.6  # two ways at once: at least one's quantile, at most Bonferroni's with few
+        resampled.append(sum(gains) / 5)
+    assert float(influence.square().sum().sqrt()) / 200 == pytest.approx(float(torch.tensor(resampled).std()), rel=0.15)
+
+
+def reach(values, influences):
+    """How far intervals reach, of ways beside a first one that is all zeros, in units of their own errors."""
+    runs = [
+        [Quality(0.0, torch.zeros(400).double()), *(Quality(v, x) for v, x in zip(row, influences, strict=True))]
+        for row in values
+    ]
+    gains = joint_gains(runs, 0, 0.95, torch.Generator().manual_seed(0))
+    return [interval.high - interval.value for interval in gains.intervals[1:]]
+
+
+def test_intervals_reach_as_far_as_tables_say():
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.linalg.qr(torch.randn(400, 2, generator=draw, dtype=torch.float64))[0].T
+    nothing = torch.zeros(400).double()
+    # Of items alone: the normal quantile; for two independent ways that of the larger, 0.95 ** 0.5 of each.
+    assert reach([[0.1]] * 4, [x]) == pytest.approx([1.960 / 400], rel=0.02)
+    assert reach([[0.1, 0.2]] * 4, [x, y]) == pytest.approx([2.236 / 400] * 2, rel=0.02)
+    assert reach([[0.1, 0.2]] * 4, [x, 3 * x]) == pytest.approx([1.960 / 400, 5.88 / 400], rel=0.02)
+    # Of seeds alone: Student's t of four degrees of freedom.
+    values = [0.1, 0.3, 0.2, 0.5, 0.4]
+    assert reach([[v] for v in values], [nothing]) == pytest.approx([2.776 * (0.025 / 5) ** 0.5], rel=0.04)
+    # Of both, where seeds are many: their variances add.
+    many = torch.linspace(0, 1, 60).double().tolist()
+    spread = float(torch.tensor(many).var()) / 60
+    both = reach([[v] for v in many], [400 * spread**0.5 * x])
+    assert both == pytest.approx([1.98 * (2 * spread) ** 0.5], rel=0.03)
 
 
 def test_without_labels_nothing_is_claimed():
@@ -244,10 +279,13 @@ X, LABELS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torc
         (lambda: cluster_by_norm(X, 21), "clusters: expected at most the 20 items, got 21"),
         (lambda: cluster_by_norm(X, 2, engine="spark"), "engine: expected one of auto, faiss, sklearn, got 'spark'"),
         (lambda: compare_clusterings(X), "clusters: expected how many, for there are no labels whose number would do"),
+        (lambda: compare_clusterings(X * 0, LABELS), "embeddings: .* got zero in every row; are they whole"),
         (lambda: compare_clusterings(X, LABELS * 0), "labels: expected two classes at least, got one"),
         (lambda: compare_clusterings(X, LABELS[:3]), r"labels: .* for each of 20 items, got .* \(3,\)"),
         (lambda: compare_clusterings(X, LABELS.float()), "labels: expected an integer for each of 20 items, got"),
-        (lambda: compare_clusterings(X, torch.arange(20)), "clusters: expected at most 10, half of the 20 items"),
+        (lambda: compare_clusterings(X, torch.arange(20)), "labels: expected at most 10 classes, half of the 20 items"),
+        (lambda: compare_clusterings(X, LABELS, clusters=11), "clusters: expected at most 10, half of the 20 items"),
+        (lambda: compare_clusterings(X, LABELS, progress=3), "progress: expected a function of the seeds that gives"),
         (lambda: compare_clusterings(X, LABELS, exponents=[0.0]), "exponents: expected one beside 0 at least, got"),
         (lambda: compare_clusterings(X, LABELS, exponents=["1"]), r"exponents\[0\]: expected a finite number, got '1'"),
         (lambda: compare_clusterings(X, LABELS, seeds=1), "seeds: expected a whole number, 2 or more, got 1"),
