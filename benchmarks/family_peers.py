@@ -157,7 +157,7 @@ def tabulate(report: dict[str, Any]) -> str:
 def _notes(name: str, comparison: dict[str, Any]) -> list[str]:
     """The command of a case, what the libraries say themselves, and which of them are missing."""
     case = CASES[name]
-    words = " ".join(word.format(folder=name) for word in case.words)
+    words = " ".join(word.format(folder=case.data) for word in case.words)
     lines = [f"- {name}: `normdyn fit --config {case.config}.yaml {words}`"]
     lines += [
         f"- {name}, {_title(case, side)}: {note} {value:.4f}"
