@@ -149,5 +149,5 @@ def _verdict(study: Mapping[str, Any]) -> str:
         return f"{found['recommended']} beats cosine beyond doubt, {_gain(scores[found['recommended']])}."
     if len(losers) == len(VARIANTS):
         return "cosine beats all four beyond doubt."
-    beaten = f"cosine beats {' and '.join(losers)} beyond doubt; " if losers else ""
+    beaten = f"cosine beats {', '.join(losers)} beyond doubt; " if losers else ""
     return f"{beaten}no gain above {max(highest, 0):.3f} by any variant."
