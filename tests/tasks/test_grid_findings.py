@@ -144,7 +144,7 @@ def test_gains_are_told_apart_by_whether_training_wants_the_documents() -> None:
         for run in a_grid({"cosine": 0.0, "qnorm": 0.0})
     ]
     found = find(runs, task="t", symmetry=ASYMMETRIC)
-    seen, new = found.parts.values()
+    seen, new = found.query_kinds.values()
     assert (seen.queries, new.queries) == (30, 50)
     assert seen.scores["qnorm"].gain == pytest.approx(0.2, abs=0.01)
     assert not new.scores["qnorm"].gain_interval.excludes_zero
@@ -154,7 +154,7 @@ def test_gains_are_told_apart_by_whether_training_wants_the_documents() -> None:
     assert total == pytest.approx(sum(parts))
     assert f"{total:+.4f} over cosine come {parts[0]:+.4f} from the 30 items whose documents training wants" in note
     assert f"and {parts[1]:+.4f} from the 50 others" in note
-    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=ASYMMETRIC).parts == {}
+    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=ASYMMETRIC).query_kinds == {}
 
 
 def raised(run) -> list[float]:
