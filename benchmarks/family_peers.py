@@ -176,6 +176,7 @@ def _row(name: str, measure: str, side: str, figures: dict[str, float], comparis
         low, high = figures["ours_less_low"], figures["ours_less_high"]
         difference = f"{figures['ours_less']:+.3f} ({low:+.3f} to {high:+.3f})"
         verdict = "ours is better" if low > 0 else "ours is worse" if high < 0 else "no difference seen"
+        verdict += ", of another budget" if case.peers[side].is_floor else ""
     rates = case.rates if side == "ours" else case.peers[side].rates
     choices = ", ".join(f"{rate:g}" for rate in rates if rate is not None)
     seconds = f"{comparison['sides'][side]['seconds']:.0f}"
