@@ -44,6 +44,8 @@ def default_run(name: str) -> dict[str, Any]:
         "trained": float(trained[headline]),
         "floors": {"untrained": float(untrained[headline]), **floors},
         "seconds": round(seconds, 1),
+        "date": datetime.date.today().isoformat(),
+        "torch": machine()["torch"],
     }
 
 
@@ -70,15 +72,16 @@ def tabulate(report: dict[str, Any]) -> str:
         f"# Default runs of the tasks, {report['date']}",
         "",
         f"`python benchmarks/default_runs.py`; {hardware['cpu']}, {hardware['cores']} cores; Python "
-        f"{hardware['python']}, torch {hardware['torch']}. Validation split, the config's own normalization; seconds "
-        "of `normdyn fit` from its start to its end, evaluations and floors included.",
+        f"{hardware['python']}. Validation split, the config's own normalization; seconds of `normdyn fit` from its "
+        "start to its end, evaluations and floors included, on a machine that others may use too.",
         "",
-        "| config | measure | trained | without training | seconds |",
-        "| --- | --- | ---: | --- | ---: |",
+        "| config | measure | trained | without training | seconds | date | torch |",
+        "| --- | --- | ---: | --- | ---: | --- | --- |",
     ]
-    for name, found in report["runs"].items():
-        floors = ", ".join(f"{floor} {value:.3f}" for floor, value in found["floors"].items())
-        lines.append(f"| {name} | {found['measure']} | {found['trained']:.3f} | {floors} | {found['seconds']:.0f} |")
+    for name, run in report["runs"].items():
+        floors = ", ".join(f"{floor} {value:.3f}" for floor, value in run["floors"].items())
+        cells = (name, run["measure"], f"{run['trained']:.3f}", floors, f"{run['seconds']:.0f}", run["date"])
+        lines.append(f"| {' | '.join(cells)} | {run['torch']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ class Peer:
         packages: whose versions are written beside its figures; the first names its environment.
         rates: among which the validation split chooses, with the first seed.
         options: of the function.
-        is_floor: whether it was trained elsewhere or on more, and so is no equal that has to be reached.
+        is_floor: whether it has another budget, none or a pretraining, and so is no equal that has to be reached.
         seeds: whether it depends on them.
     """
 

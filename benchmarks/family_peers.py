@@ -157,7 +157,7 @@ def tabulate(report: dict[str, Any]) -> str:
 def _notes(name: str, comparison: dict[str, Any]) -> list[str]:
     """The command of a case, what the libraries say themselves, and which of them are missing."""
     case = CASES[name]
-    words = " ".join(word.format(folder=name) for word in case.words)
+    words = " ".join(word.format(folder=case.data) for word in case.words)
     lines = [f"- {name}: `normdyn fit --config {case.config}.yaml {words}`"]
     lines += [
         f"- {name}, {_title(case, side)}: {note} {value:.4f}"
@@ -176,6 +176,7 @@ def _row(name: str, measure: str, side: str, figures: dict[str, float], comparis
         low, high = figures["ours_less_low"], figures["ours_less_high"]
         difference = f"{figures['ours_less']:+.3f} ({low:+.3f} to {high:+.3f})"
         verdict = "ours is better" if low > 0 else "ours is worse" if high < 0 else "no difference seen"
+        verdict += ", of another budget" if case.peers[side].is_floor else ""
     rates = case.rates if side == "ours" else case.peers[side].rates
     choices = ", ".join(f"{rate:g}" for rate in rates if rate is not None)
     seconds = f"{comparison['sides'][side]['seconds']:.0f}"

@@ -24,12 +24,12 @@ def tabulate(report: Mapping[str, Any]) -> str:
     lines = [
         f"# Which norms a pretrained encoder shall keep, {report['date']}",
         "",
-        f"`python benchmarks/finetune_minilm.py MODEL DATA`; {hardware['cpu']}, {hardware['cores']} cores, one thread; "
-        f"Python {hardware['python']}, torch {hardware['torch']}. all-MiniLM-L6-v2, mean over tokens, not normalised, "
-        "128 tokens a text. Every variant starts from the same weights and trains with AdamW, a warm-up of a tenth of "
-        "the steps and cosine decay. In 'heads' the features stay as they are and a residual head of one hidden layer, "
-        "the identity at first, trains on them; in 'upper two layers' the last two of six layers train, in bfloat16 "
-        "with float32 weights.",
+        f"`python benchmarks/finetune_minilm.py MODEL DATA --only {' '.join(studies)}`; {hardware['cpu']}, "
+        f"{hardware['cores']} cores, one thread; Python {hardware['python']}, torch {hardware['torch']}. "
+        "all-MiniLM-L6-v2, mean over tokens, not normalised, 128 tokens a text. Every variant starts from the same "
+        "weights and trains with AdamW, a warm-up of a tenth of the steps and cosine decay. In 'heads' the "
+        "features stay as they are and a residual head of one hidden layer, the identity at first, trains on them; "
+        "in 'upper two layers' the last two of six layers train, in bfloat16 with float32 weights.",
         "",
         "Each variant is at its own temperature and rate, chosen on validation with seed 0 among as many as any other: "
         "around the temperature at which its scores spread as those of cosine do, one more tried beyond where the best "
@@ -149,5 +149,5 @@ def _verdict(study: Mapping[str, Any]) -> str:
         return f"{found['recommended']} beats cosine beyond doubt, {_gain(scores[found['recommended']])}."
     if len(losers) == len(VARIANTS):
         return "cosine beats all four beyond doubt."
-    beaten = f"cosine beats {' and '.join(losers)} beyond doubt; " if losers else ""
+    beaten = f"cosine beats {', '.join(losers)} beyond doubt; " if losers else ""
     return f"{beaten}no gain above {max(highest, 0):.3f} by any variant."

@@ -28,11 +28,7 @@ def ease(data: RecommendationData, *, seed: int, rate: float) -> Outcome:
     train = torch.zeros(len(data.histories), len(data.interactions.item_ids))
     for user, history in enumerate(data.histories):
         train[user, history.items[: history.train_end]] = 1
-    gram = train.T @ train
-    gram.diagonal().add_(rate)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weights = inverse / -inverse.diagonal()
-    weights.fill_diagonal_(0)
+    weights = ease_weights(train, rate)
     seconds = time.process_time() - started
     values = {}
     for split in SPLITS:
@@ -41,6 +37,15 @@ def ease(data: RecommendationData, *, seed: int, rate: float) -> Outcome:
             past[row, items] = 1
         values[split] = ndcg_at_10(past @ weights, data.evaluation(split))
     return _outcome(values, seconds)
+
+
+def ease_weights(train: Tensor, penalty: float) -> Tensor:
+    """Weights ``[items, items]`` of every item for every other; ``train`` is ``[users, items]``."""
+    gram = train.T @ train
+    gram.diagonal().add_(penalty)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    weights = inverse / -inverse.diagonal()
+    return weights.fill_diagonal_(0)
 
 
 def pasts(data: RecommendationData, split: Split) -> Iterator[Tensor]:

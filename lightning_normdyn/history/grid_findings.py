@@ -35,8 +35,8 @@ class GridFindings:
         runs: the trainings that these numbers are of, the chosen learning rates alone.
         notes: what the reader should know besides.
         origin: data, command, date and version.
-        parts: comparisons of the test queries whose documents training wants, and of all others; none where all are of
-            one kind, or nobody knows.
+        query_kinds: comparisons of the test queries whose documents training wants, and of all others; none where all
+            are of one kind, or nobody knows.
         out_of_domain: comparisons on further sets, by set and by the similarity that scored, ``trained`` and
             ``cosine``.
     """
@@ -57,7 +57,7 @@ class GridFindings:
     choices: Mapping[str, ChosenSettings] = field(default_factory=dict)
     trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
-    parts: Mapping[str, VariantComparison] = field(default_factory=dict)
+    query_kinds: Mapping[str, VariantComparison] = field(default_factory=dict)
     out_of_domain: Mapping[str, Mapping[str, VariantComparison]] = field(default_factory=dict)
 
 
@@ -82,7 +82,8 @@ class ChosenSettings(NamedTuple):
 
     Attributes:
         lr: the peak of its learning rate.
-        lr_lead: how much better its headline is on validation than with the next best rate; ``None`` without another.
+        lr_lead: how much better its headline is on validation than with the next best rate, at the temperature at which
+            rates were tried; ``None`` without another.
         warmth: its temperature, in units of the one at which its scores spread like those of cosine.
         warmth_lead: the same as ``lr_lead`` of temperatures.
         temperature: of its loss, mean over seeds.

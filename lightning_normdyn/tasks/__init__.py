@@ -6,6 +6,7 @@ from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
 from lightning_normdyn.tasks.fewshot.fewshot import FewShot, FewShotData
 from lightning_normdyn.tasks.grid.starting_point import StartingPoint
 from lightning_normdyn.tasks.kg.kg import KnowledgeGraphCompletion, KnowledgeGraphData
@@ -37,6 +38,7 @@ __all__ = [
     "StartingPoint",
     "Sts",
     "StsData",
+    "TextContrast",
     "TokenContrast",
     "TokenPairs",
     "TrainingPair",

@@ -31,7 +31,7 @@ class Sts(TextContrast):
         encoder: of texts; :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder` if left out.
         symmetric: whether each text of a pair picks the other; else the first picks the second. Under ``cosent`` no
             text picks another, and it means nothing.
-        options: of :class:`~lightning_normdyn.tasks.contrast.text_contrast.TextContrast`, :class:`ContrastiveTask` and
+        options: of :class:`~lightning_normdyn.tasks.TextContrast`, :class:`ContrastiveTask` and
             its loss. With ``loss="cosent"`` pairs come into the order of their grades
             (:class:`~lightning_normdyn.losses.CoSENT`), which wants ``StsData(grades="all")``; with any other, texts
             that are alike find each other.

@@ -118,25 +118,31 @@ def histories(generator):
     return data
 
 
-def test_ease_is_a_ridge_regression_of_each_item_on_all_others(histories):
-    from peer_measures import ndcg_at_10
-    from peers_recsys import ease, pasts
+def test_ease_is_a_ridge_regression_of_each_item_on_all_others(generator):
+    from peers_recsys import ease_weights
 
-    outcome = ease(histories, seed=0, rate=20.0)
-    train = torch.zeros(QUERIES, DOCUMENTS, dtype=torch.float64)
-    for user, history in enumerate(histories.histories):
-        train[user, history.items[: history.train_end]] = 1
+    train = (torch.rand(QUERIES, DOCUMENTS, generator=generator) < 0.3).double()
     weights = torch.zeros(DOCUMENTS, DOCUMENTS, dtype=torch.float64)
     for item in range(DOCUMENTS):
         others = [other for other in range(DOCUMENTS) if other != item]
         design = train[:, others]
-        weights[others, item] = torch.linalg.solve(
-            design.T @ design + 20 * torch.eye(len(others), dtype=torch.float64), design.T @ train[:, item]
-        )
-    past = torch.zeros(QUERIES, DOCUMENTS, dtype=torch.float64)
-    for row, items in enumerate(pasts(histories, "test")):
-        past[row, items] = 1
-    assert outcome.values["ndcg@10"] == pytest.approx(ndcg_at_10(past @ weights, histories.evaluation("test")))
+        ridge = 20 * torch.eye(len(others), dtype=torch.float64)
+        weights[others, item] = torch.linalg.solve(design.T @ design + ridge, design.T @ train[:, item])
+    torch.testing.assert_close(ease_weights(train, 20.0), weights)
+
+
+def test_ease_is_asked_about_the_items_that_its_users_have_not_had(histories):
+    from peer_measures import ndcg_at_10
+    from peers_recsys import ease, ease_weights, pasts
+
+    train, past = torch.zeros(2, QUERIES, DOCUMENTS)
+    for user, history in enumerate(histories.histories):
+        train[user, history.items[: history.train_end]] = 1
+        past[user, history.items[: history.validation_end]] = 1
+    rows = [items.tolist() for items in pasts(histories, "test")]
+    assert rows == [history.items[:-1].tolist() for history in histories.histories]
+    expected = ndcg_at_10(past @ ease_weights(train, 20.0), histories.evaluation("test"))
+    assert ease(histories, seed=0, rate=20.0).values["ndcg@10"] == pytest.approx(expected)
 
 
 def test_sasrec_sees_nothing_of_what_comes_after():

@@ -62,7 +62,7 @@ def findings() -> GridFindings:
         advice="Take qnorm.",
         runs=runs,
         notes=["One seed."],
-        parts={"documents training wants": comparison, "other documents": comparison},
+        query_kinds={"documents training wants": comparison, "other documents": comparison},
         out_of_domain={"a <set>": {"trained": comparison, "cosine": comparison}},
         choices={name: ChosenSettings(0.001, 0.0123, 2.0, None, 0.0875, 5) for name in SCORES},
     )

@@ -250,7 +250,7 @@ def table(tmp_path):
     return str(tmp_path)
 
 
-@pytest.mark.cautions("'learnable' beside a fixed temperature", "exponents can move by at most")
+@pytest.mark.cautions("exponents can move by at most")
 @pytest.mark.parametrize("normalization", VARIANTS)
 def test_every_variant_runs_from_the_config_by_one_word(normalization, table, tmp_path):
     config = yaml.safe_load((Path(__file__).resolve().parents[2] / "configs/clip.yaml").read_text())

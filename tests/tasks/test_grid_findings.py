@@ -43,7 +43,7 @@ def test_each_variant_takes_the_temperature_that_validation_likes_and_says_by_ho
     settings = found.choices["cosine"]
     assert (settings.lr, settings.warmth, settings.trials) == (3e-3, 2.0, 5)
     assert settings.warmth_lead == pytest.approx(0.57 - 0.50)
-    assert settings.lr_lead is None  # at twice the temperature no other rate was tried
+    assert settings.lr_lead == pytest.approx(0.50 - 0.40)  # where rates were tried
     assert settings.temperature == pytest.approx((0.1 + 0.3) / 2)
     assert [trial[:2] for trial in found.trials["cosine"]] == sorted(tried)
 
@@ -144,7 +144,7 @@ def test_gains_are_told_apart_by_whether_training_wants_the_documents() -> None:
         for run in a_grid({"cosine": 0.0, "qnorm": 0.0})
     ]
     found = find(runs, task="t", symmetry=ASYMMETRIC)
-    seen, new = found.parts.values()
+    seen, new = found.query_kinds.values()
     assert (seen.queries, new.queries) == (30, 50)
     assert seen.scores["qnorm"].gain == pytest.approx(0.2, abs=0.01)
     assert not new.scores["qnorm"].gain_interval.excludes_zero
@@ -154,7 +154,7 @@ def test_gains_are_told_apart_by_whether_training_wants_the_documents() -> None:
     assert total == pytest.approx(sum(parts))
     assert f"{total:+.4f} over cosine come {parts[0]:+.4f} from the 30 items whose documents training wants" in note
     assert f"and {parts[1]:+.4f} from the 50 others" in note
-    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=ASYMMETRIC).parts == {}
+    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=ASYMMETRIC).query_kinds == {}
 
 
 def raised(run) -> list[float]:

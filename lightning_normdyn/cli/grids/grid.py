@@ -181,7 +181,7 @@ def _with_more_seeds(folder: Path) -> str:
 def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
     content = asdict(findings)
     content["comparison"] = _plain(findings.comparison)
-    content["parts"] = {name: _plain(part) for name, part in findings.parts.items()}
+    content["query_kinds"] = {name: _plain(comparison) for name, comparison in findings.query_kinds.items()}
     content["out_of_domain"] = {
         name: {similarity: _plain(comparison) for similarity, comparison in comparisons.items()}
         for name, comparisons in findings.out_of_domain.items()

@@ -42,22 +42,24 @@ def look_levels(values: Tensor, looks: Sequence[int], *, level: float = 0.95, dr
 
     Example:
         >>> values = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
-        >>> [round(level, 2) for level in look_levels(values, (3, 4, 5))]
-        [0.96]
+        >>> [round(level, 3) for level in look_levels(values, (3, 4, 5))]
+        [0.976]
     """
     check_level(level)
-    if not looks or looks[0] < 2 or any(after <= before for before, after in pairwise(looks)):
+    if not looks or looks[0] < 2 or any(second <= first for first, second in pairwise(looks)):
         raise ValueError(f"looks: expected numbers of seeds, ascending from 2 or more, got {list(looks)}")
     alphas: list[float] = []
-    spent = 0.0
+    spending = 0.0
     for seeds in looks:
         if seeds > values.shape[1]:
             break
         components = VarianceComponents.of(values[:, :seeds])
-        spent = max(spent + (1 - spent) / (2 * len(looks)), _share(components, looks, len(alphas), values.shape[2]))
-        spent = 1.0 if seeds == looks[-1] else min(spent, 1.0)
+        spending = max(
+            spending + (1 - spending) / (2 * len(looks)), _share(components, looks, len(alphas), values.shape[2])
+        )
+        spending = 1.0 if seeds == looks[-1] else min(spending, 1.0)
         tails = _tails(components, looks[: len(alphas) + 1], values, draws)
-        alphas.append(_next_alpha(tails, alphas, (1 - level) * spent))
+        alphas.append(_next_alpha(tails, alphas, (1 - level) * spending))
     return [1 - alpha for alpha in alphas]
 
 

@@ -85,8 +85,8 @@ class VarianceComponents(NamedTuple):
 
         Example:
             >>> components = VarianceComponents(queries=0.09, trainings=0.0, residual=0.0, freedom=2)
-            >>> round(components.visible_gain(variants=2, seeds=3, queries=900), 4)  # (1.96 + 0.84) · 0.3 / 30
-            0.0281
+            >>> round(components.visible_gain(variants=2, seeds=3, queries=900), 3)  # (1.96 + 0.84) · 0.3 / 30
+            0.028
         """
         halves = self._half_widths(variants, seeds, queries, level)
         error = self.standard_error(seeds=seeds, queries=queries)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,6 @@ COLOURS: Mapping[str, str] = {
     "learnable": GREEN,
     "euclidean": OCHRE,
 }
-_NAME_WIDTH = 18  # characters left of the axes: "bm25 + training documents" takes two lines
 
 
 def scores_figure(findings: GridFindings, *, note: str = "") -> Axes:
@@ -36,10 +34,12 @@ def scores_figure(findings: GridFindings, *, note: str = "") -> Axes:
         note: below the figure: what a file that is copied should say of itself.
     """
     scores = findings.comparison.scores
-    height = 0.9 + 0.48 * (len(scores) + len(findings.floors))
-    axes = new_axes(left=0.27, height=height, bottom=max(0.14, 0.62 / height) if note else 0.14)
-    foot_note(axes, note)
     names = [*scores, *findings.floors]
+    labels = [name.replace(" + ", "\n+ ") for name in names]
+    left = max(0.27, 0.04 + 0.0155 * max(len(line) for label in labels for line in label.split("\n")))
+    height = 0.9 + 0.48 * (len(scores) + len(findings.floors))
+    axes = new_axes(left=left, height=height, bottom=max(0.14, 0.62 / height) if note else 0.14)
+    foot_note(axes, note)
     for place, name in enumerate(names):
         if name in scores:
             score, colour = scores[name], COLOURS.get(name, INK)
@@ -50,7 +50,7 @@ def scores_figure(findings: GridFindings, *, note: str = "") -> Axes:
         else:
             axes.scatter([findings.floors[name]], [place], color=FAINT, s=40, marker="|")
     axes.axvline(scores[findings.comparison.reference].mean, color=RULE, lw=1, zorder=0)
-    axes.set_yticks(range(len(names)), [fill(name, _NAME_WIDTH) for name in names])
+    axes.set_yticks(range(len(names)), labels)
     axes.invert_yaxis()
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)

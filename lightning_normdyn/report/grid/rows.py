@@ -144,40 +144,40 @@ def _choices(findings: GridFindings) -> GridTable:
     return GridTable("choices", "What each variant chose on validation", "variant", columns, rows, note)
 
 
+_SHORT_PARTS = ("known\ndocs", "new\ndocs")
+
+
 def _parts(findings: GridFindings) -> GridTable:
     columns = [
         column
-        for part, comparison in findings.parts.items()
-        for column in _columns_of(f"{findings.headline} on {part}", _part_heading(part), comparison)
+        for (part, comparison), short_heading in zip(findings.query_kinds.items(), _SHORT_PARTS, strict=False)
+        for column in _columns_of(f"{findings.headline} on {part}", short_heading, comparison)
     ]
     rows = [
-        GridRow(name, [value for comparison in findings.parts.values() for value in _mean_and_gain(comparison, name)])
-        for name in (findings.comparison.scores if findings.parts else ())
+        GridRow(
+            name, [value for comparison in findings.query_kinds.values() for value in _mean_and_gain(comparison, name)]
+        )
+        for name in (findings.comparison.scores if findings.query_kinds else ())
     ]
     title = "Test items by whether training wants a document that they want"
     note = "Where it does, a training can gain by memory of which documents are asked for, and by what."
     return GridTable("parts", title, "variant", columns, rows, note)
 
 
-def _part_heading(part: str) -> str:
-    """Words of a part for a narrow column; that they are of documents stands in the table's title."""
-    return part.removeprefix("documents ").removesuffix(" documents").replace(" ", "\n")
-
-
 def _out_of_domain(findings: GridFindings) -> list[GridTable]:
     """A table for each further set, by the score that trained and by cosine."""
     tables = []
     for number, (name, comparisons) in enumerate(findings.out_of_domain.items()):
-        trained, by_cosine = comparisons["trained"], comparisons["cosine"]
+        of_own_score, by_cosine = comparisons["trained"], comparisons["cosine"]
         columns = [
-            *_columns_of(f"{findings.headline} by its own score", "own\nscore", trained),
+            *_columns_of(f"{findings.headline} by its own score", "own\nscore", of_own_score),
             *_columns_of("by cosine", "by\ncosine", by_cosine),
         ]
         rows = [
-            GridRow(variant, [*_mean_and_gain(trained, variant), *_mean_and_gain(by_cosine, variant)])
-            for variant in trained.scores
+            GridRow(variant, [*_mean_and_gain(of_own_score, variant), *_mean_and_gain(by_cosine, variant)])
+            for variant in of_own_score.scores
         ]
-        title = f"Out of domain: {name}, test items: {trained.queries}"
+        title = f"Out of domain: {name}, test items: {of_own_score.queries}"
         note = "Gains are on what trained with cosine; the same embeddings are scored as they trained, and by cosine."
         tables.append(GridTable(f"also-{number}", title, "variant", columns, rows, note))
     return tables

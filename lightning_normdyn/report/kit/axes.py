@@ -18,7 +18,7 @@ from lightning_normdyn.report.kit.theme import FAINT, RULE
 
 Unit = Literal["number", "share", "power"]
 _FEW_ROWS = 0.025
-_FOOT_LETTERS = 68
+_FOOT_LETTERS = 50
 _FEW_READINGS = 0.1
 _LEAST_WIDTH = np.log(1.5)
 
@@ -86,13 +86,14 @@ def axis_note(axes: Axes, text: str) -> None:
 
 
 def foot_note(axes: Axes, text: str) -> None:
-    """Writes where the numbers come from at the lower edge of the figure, cut to its width; nothing for no text.
+    """Writes where the numbers come from at the lower edge of the figure; the middle of a long line is left out.
 
     Args:
         axes: of the figure.
         text: a line.
     """
-    line = text if len(text) <= _FOOT_LETTERS else f"{text[: _FOOT_LETTERS - 1]}…"
+    half = _FOOT_LETTERS // 2  # the name of a set is often at the end
+    line = text if len(text) <= _FOOT_LETTERS else f"{text[: half - 1]}…{text[-half:]}"
     axes.figure.text(0.01, 0.012, line, va="bottom", ha="left", color=FAINT, fontsize=8.5)
 
 

@@ -77,25 +77,23 @@ def _power(comparison: VariantComparison) -> str:
     return f"The smallest gain that would have been seen four times in five is {comparison.visible_gain:.3g}."
 
 
-def part_sentence(comparison: VariantComparison, parts: Mapping[str, VariantComparison]) -> str:
+def kinds_sentence(comparison: VariantComparison, query_kinds: Mapping[str, VariantComparison]) -> str:
     """How much of the leading gain, or of the reference's lead, comes from queries whose documents training wants.
 
     Args:
-        comparison: of all queries.
-        parts: of either kind of query.
+        comparison: of all queries, of two variants or more.
+        query_kinds: of either kind of query.
     """
-    others = {name: score for name, score in comparison.scores.items() if name != comparison.reference}
-    if not others:
-        return ""
-    name = max(others, key=lambda name: others[name].gain)
-    kinds = {SEEN: "items whose documents training wants", NEW: "others"}
+    rivals = {name: score for name, score in comparison.scores.items() if name != comparison.reference}
+    name = max(rivals, key=lambda name: rivals[name].gain)
+    words = {SEEN: "items whose documents training wants", NEW: "others"}
     clauses = []
-    for part, found in parts.items():
-        gain, share = found.scores[name].gain_interval, found.queries / comparison.queries
+    for kind, of_kind in query_kinds.items():
+        gain, share = of_kind.scores[name].gain_interval, of_kind.queries / comparison.queries
         ends = f"{gain.value:+.4f} each, {gain.low:+.4f} to {gain.high:+.4f}"
-        clauses.append(f"{share * gain.value:+.4f} from the {found.queries} {kinds[part]} ({ends})")
+        clauses.append(f"{share * gain.value:+.4f} from the {of_kind.queries} {words[kind]} ({ends})")
     return (
-        f"Of {name}'s gain of {others[name].gain:+.4f} over {comparison.reference} come {' and '.join(clauses)}: on "
+        f"Of {name}'s gain of {rivals[name].gain:+.4f} over {comparison.reference} come {' and '.join(clauses)}: on "
         "the former, memory of the training judgements counts too."
     )
 

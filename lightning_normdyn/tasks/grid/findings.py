@@ -16,7 +16,7 @@ from lightning_normdyn.core.statistics.variant_comparison import (
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
-from lightning_normdyn.tasks.grid.answer import NEW, SEEN, advise, counted, part_sentence
+from lightning_normdyn.tasks.grid.answer import NEW, SEEN, advise, counted, kinds_sentence
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
 from lightning_normdyn.tasks.grid.tuning import choose, chosen_settings, has_values, trials_of
 
@@ -67,7 +67,7 @@ def find(
     runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
     values = {variant: _values(variant_runs, "trained") for variant, variant_runs in runs_by_variant.items()}
     comparison = compare_variants(values, reference=REFERENCE, margin=margin, looks=looks)
-    parts = _parts(values, runs_by_variant[REFERENCE][0].in_training, margin=margin, looks=looks)
+    query_kinds = _query_kinds(values, runs_by_variant[REFERENCE][0].in_training, margin=margin, looks=looks)
     headline = next(iter(runs_by_variant.values()))[0].headline
     kappa_verdict = _kappa_verdict(runs_by_variant, comparison)
     return GridFindings(
@@ -93,12 +93,12 @@ def find(
             *_notes(
                 comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(choices))
             ),
-            *([part_sentence(comparison, parts)] if parts else []),
+            *([kinds_sentence(comparison, query_kinds)] if query_kinds and len(values) > 1 else []),
             *([caveat] if caveat else []),
         ],
         choices=chosen_settings(choices, runs),
         trials=trials_of(runs),
-        parts=parts,
+        query_kinds=query_kinds,
         out_of_domain={
             name: {
                 similarity: compare_variants(
@@ -156,7 +156,7 @@ def _table(values: Sequence[Sequence[Number]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _parts(
+def _query_kinds(
     values: Mapping[str, Tensor], in_training: Sequence[bool] | None, *, margin: float, looks: Sequence[int]
 ) -> dict[str, VariantComparison]:
     """Comparisons of the queries whose documents training wants, and of the others, where there are both."""

@@ -64,6 +64,8 @@ def chosen_settings(choices: Mapping[str, Choice], runs: Sequence[GridRun]) -> d
     settings = {}
     for variant, choice in choices.items():
         trials = trials_by_variant[variant]
+        warmths = [trial.warmth for trial in trials]
+        common_warmth = max(warmths, key=warmths.count)  # at which rates were compared
         temperatures = [
             run.temperature
             for run in runs
@@ -71,7 +73,7 @@ def chosen_settings(choices: Mapping[str, Choice], runs: Sequence[GridRun]) -> d
         ]
         settings[variant] = ChosenSettings(
             choice.lr,
-            lead(trials, choice, "lr"),
+            lead(trials, choice._replace(warmth=common_warmth), "lr"),
             choice.warmth,
             lead(trials, choice, "warmth"),
             sum(temperatures) / len(temperatures) if temperatures else None,
@@ -95,14 +97,18 @@ def lead(trials: Sequence[Trial], choice: Choice, setting: Setting) -> float | N
         >>> lead([Trial(0.1, 1.0, None, 0.5), Trial(0.3, 1.0, None, 0.75)], Choice(0.3), "lr")
         0.25
     """
-    other: Setting = "warmth" if setting == "lr" else "lr"
+    fixed_setting: Setting = "warmth" if setting == "lr" else "lr"
     measures = {
         getattr(trial, setting): trial.validation
         for trial in trials
-        if getattr(trial, other) == getattr(choice, other) and trial.validation is not None
+        if getattr(trial, fixed_setting) == getattr(choice, fixed_setting) and trial.validation is not None
     }
-    others = [value for key, value in measures.items() if key != getattr(choice, setting)]
-    return measures[getattr(choice, setting)] - max(others) if others else None
+    rival_measures = [value for key, value in measures.items() if key != getattr(choice, setting)]
+    return (
+        measures[getattr(choice, setting)] - max(rival_measures)
+        if rival_measures and getattr(choice, setting) in measures
+        else None
+    )
 
 
 def beyond(values: Iterable[float], value: float) -> float | None:

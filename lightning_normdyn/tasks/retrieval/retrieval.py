@@ -42,8 +42,7 @@ class Retrieval(TextContrast):
     """A dual encoder that finds documents by query.
 
     Args:
-        options: of :class:`~lightning_normdyn.tasks.contrast.text_contrast.TextContrast`, :class:`ContrastiveTask` and
-            its loss.
+        options: of :class:`~lightning_normdyn.tasks.TextContrast`, :class:`ContrastiveTask` and its loss.
     """
 
     symmetry = FunctionalSymmetry(False, "queries seek, documents are found")

@@ -91,6 +91,19 @@ def test_a_gain_of_the_visible_size_is_seen_four_times_in_five() -> None:
     assert sum(said) / len(said) == pytest.approx(gain, rel=0.05)
 
 
+@pytest.mark.parametrize("shares", [{"residual": 0.5, "interaction": 0.0}, {"residual": 0.0, "interaction": 0.5}])
+def test_what_is_left_of_a_query_under_one_seed_counts_once(shares) -> None:
+    """Two variants, four seeds: t with six degrees of freedom where seeds carry the error, normal where queries do."""
+    halves = []
+    for seed in range(40):
+        values = a_grid(seed, variants=2, seeds=4, training=0.0, **shares)
+        score = compare_variants(dict(zip(NAMES, values, strict=False))).scores["dot"]
+        halves.append(score.gain_interval.high - score.gain)
+    of_residual = 2.447 * math.sqrt(2 * shares["residual"] ** 2 / 300 / 4)
+    of_queries = 1.96 * math.sqrt(2 * shares["interaction"] ** 2 / 300)
+    assert sum(halves) / 40 == pytest.approx(of_residual + of_queries, rel=0.1)
+
+
 def test_worse_spread_of_seeds_hides_behind_two_of_them() -> None:
     found = VarianceComponents(0.01, 0.0003, 0.01, 2).with_trainings(0.8, queries=100)
     whole = 0.0004 * 2 / (-2 * math.log(0.8))  # chi-square with 2 degrees, of means over a hundred queries
