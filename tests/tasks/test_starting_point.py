@@ -220,3 +220,37 @@ def test_a_step_takes_what_it_takes_without_evaluations(capsys):
         f"A step takes {timer.seconds:.3g} s (mean of 6); 12 steps take 0 s, evaluations not counted."
         in capsys.readouterr().out
     )
+
+
+class Alternation(Sleeper):
+    """Two optimizer steps a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        for _ in range(2):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+
+@pytest.mark.parametrize(("max_steps", "rest"), [(-1, "; 12 steps take "), (24, ", evaluations not counted.")])
+def test_a_step_of_manual_optimization_is_a_batch(capsys, max_steps, rest):
+    timer = StepTime(warmup_steps=2, steps=6)
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            max_steps=max_steps,
+            logger=False,
+            callbacks=[timer],
+            limit_val_batches=0,
+            **QUIET,
+        )
+        loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
+        trainer.fit(Alternation(), loader, loader)
+    assert trainer.global_step == 24
+    assert 0.02 <= timer.seconds < 0.06
+    assert f"A step takes {timer.seconds:.3g} s (mean of 6){rest}" in capsys.readouterr().out
