@@ -233,19 +233,10 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         return [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in loss_ids]}]
 
     def configure_optimizers(self) -> Any:
-        """AdamW; what the loss learns has no length to decay.
-
-        Raises:
-            ValueError: if nothing trains.
-        """
+        """AdamW; what the loss learns has no length to decay."""
         groups, loss_parameters = self.encoder_groups(), list(self.contrast.parameters())
         if loss_parameters:
             groups.append({"params": loss_parameters, "weight_decay": 0.0})
-        if not groups:
-            raise ValueError(
-                "encoder: expected parameters that train, got none: all of it is frozen and the loss learns nothing; "
-                "thaw a part of it, take normalization='learnable', or measure it as it is by normdyn validate"
-            )
         optimizer = AdamW(groups, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay)
         steps = float("inf") if self.schedule == "constant" else self.trainer.estimated_stepping_batches
         scheduler = decayed(optimizer, self.schedule, steps, warmup=self.warmup)
