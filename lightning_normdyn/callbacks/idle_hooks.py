@@ -12,28 +12,31 @@ _STEP_HOOKS = ("on_train_batch_start", "on_before_zero_grad", "on_before_backwar
 """Of each training step, but for those that every monitor has a use for."""
 
 
-def set_aside_idle_hooks(callback: Callback) -> None:
+def set_aside_idle_hooks(callback: Callback, trainer: Trainer) -> None:
     """Shows Lightning ``None`` in the place of each hook of a training step that a callback inherits empty.
 
     Lightning calls an empty hook like any other: it asks for the callback's key and opens a span of the profiler, which
     takes longer than what a monitor does in most of them. A hook that is ``None`` it passes over. The class keeps its
-    hooks: those of a subclass are called as ever, and may call the ones of their base.
+    hooks: those of a subclass are called as ever, and may call the ones of their base. Nor is anything set aside of a
+    callback that is none of the trainer's: another one passes calls on to it, and would call ``None``.
 
     Args:
         callback: whose hooks are set aside, until :func:`restore_idle_hooks`.
+        trainer: that calls them.
 
     Example:
         >>> class Stopwatch(Callback):
         ...     def on_before_backward(self, trainer, pl_module, loss): ...
         >>> stopwatch = Stopwatch()
-        >>> set_aside_idle_hooks(stopwatch)
+        >>> set_aside_idle_hooks(stopwatch, SimpleNamespace(callbacks=[stopwatch]))
         >>> stopwatch.on_before_backward is None, stopwatch.on_after_backward is None
         (False, True)
         >>> restore_idle_hooks(stopwatch)
         >>> stopwatch.on_after_backward is None
         False
     """
-    if _passes_over_missing_hooks():
+    is_called_by_trainer = any(each is callback for each in trainer.callbacks)  # type: ignore[attr-defined]
+    if is_called_by_trainer and _passes_over_missing_hooks():
         idle_hooks = (hook for hook in _STEP_HOOKS if getattr(type(callback), hook) is getattr(Callback, hook))
         vars(callback).update(dict.fromkeys(idle_hooks) | vars(callback))
 

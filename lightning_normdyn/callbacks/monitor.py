@@ -110,7 +110,7 @@ class NormMonitor(Callback):
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
         steps_made = trainer.global_step if pl_module.automatic_optimization else 0
         self._observation.begin(steps_made, state, bookmark=bookmark)
-        set_aside_idle_hooks(self)
+        set_aside_idle_hooks(self, trainer)
 
     @safeguarded
     def on_before_optimizer_step(

@@ -16,7 +16,7 @@ class StepTime(Callback):
     """Prints once, after the first steps, how long one takes and how long all will, and logs ``step_seconds``.
 
     Mean wall time from one step to the next, data included and evaluations not; the accelerator is waited for at both
-    ends of the stretch.
+    ends of the stretch. Where optimization is manual a batch is a step, however many optimizers step in it.
 
     Args:
         warmup_steps: at the start, that are not counted.
@@ -44,7 +44,7 @@ class StepTime(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins anew."""
-        self.seconds, self._first_step, self._start_step = math.nan, trainer.global_step, None
+        self.seconds, self._first_step, self._start_step = math.nan, _steps(trainer, pl_module), None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,10 +52,11 @@ class StepTime(Callback):
         """Takes the time where the stretch begins and where it ends."""
         if not math.isnan(self.seconds):
             return
-        if self._start_step is None and trainer.global_step >= self._first_step + self.warmup_steps:
+        step = _steps(trainer, pl_module)
+        if self._start_step is None and step >= self._first_step + self.warmup_steps:
             _wait_for(pl_module.device)
-            self._start_step, self._start, self._paused = trainer.global_step, time.perf_counter(), 0.0
-        elif self._start_step is not None and trainer.global_step >= self._start_step + self.steps:
+            self._start_step, self._start, self._paused = step, time.perf_counter(), 0.0
+        elif self._start_step is not None and step >= self._start_step + self.steps:
             self._finish(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,19 +70,29 @@ class StepTime(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says it of a run that was too short."""
-        if math.isnan(self.seconds) and self._start_step is not None and trainer.global_step > self._start_step:
+        start = self._start_step
+        if math.isnan(self.seconds) and start is not None and _steps(trainer, pl_module) > start:
             self._finish(trainer, pl_module)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._start_step is not None
         _wait_for(pl_module.device)
-        steps = trainer.global_step - self._start_step
+        steps = _steps(trainer, pl_module) - self._start_step
         self.seconds = (time.perf_counter() - self._start - self._paused) / steps
         for logger in trainer.loggers:
             logger.log_metrics({"step_seconds": self.seconds}, step=trainer.global_step)
         total = trainer.estimated_stepping_batches
+        if not pl_module.automatic_optimization and trainer.max_steps != -1:
+            total = math.inf  # steps of all optimizers are counted then, and nobody knows how many a batch has
         rest = f"; {int(total):,} steps take {_words(total * self.seconds)}" if math.isfinite(total) else ""
         pl_module.print(f"A step takes {self.seconds:.3g} s (mean of {steps}){rest}, evaluations not counted.")
+
+
+def _steps(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Steps made, as ``estimated_stepping_batches`` counts them; ``global_step`` counts those of all optimizers."""
+    if pl_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 def _wait_for(device: torch.device) -> None:

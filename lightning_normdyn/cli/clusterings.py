@@ -169,6 +169,9 @@ def _rows_of(file: EmbeddingFile, rows: Tensor) -> Tensor:
     for chunk in file.chunks():
         inside = rows[(rows >= start) & (rows < start + len(chunk))]
         parts.append(chunk[inside - start])
+        bad_rows = inside[~parts[-1].isfinite().all(1)]
+        if len(bad_rows):
+            raise ValueError(f"{file.file}: expected finite numbers, got NaN or infinity in row {int(bad_rows[0])}")
         start += len(chunk)
     return torch.cat(parts)
 

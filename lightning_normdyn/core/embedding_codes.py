@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
+from lightning_normdyn.core.tensor_checks import check_dense
 
 Precision = Literal["int8", "uint8", "binary", "ubinary"]
 """Names of codes, as sentence-transformers has them."""
@@ -141,6 +142,7 @@ def as_embeddings(**embeddings: ArrayLike) -> tuple[Tensor, ...]:
     """
     tensors = as_tensors(**embeddings)
     by_name = dict(zip(embeddings, tensors, strict=True))
+    check_dense(**by_name)
     check_no_codes(**by_name)
     check_no_wide_codes(**by_name)
     return tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -50,6 +51,34 @@ def check_real_tensors(**tensors: object) -> None:
         assert isinstance(tensor, Tensor)
         if not tensor.is_floating_point():
             raise ValueError(f"{name}: expected floating-point numbers, got {tensor.dtype}; pass {name}.float()")
+        if tensor.itemsize == 1:
+            raise ValueError(
+                f"{name}: expected floating-point numbers of 16 bits at least, got {tensor.dtype}, which torch does "
+                f"not compute with; pass {name}.float()"
+            )
+
+
+def check_dense(**arrays: object) -> None:
+    """Refuses tensors that do not hold every number: sparse ones, and those of the device ``meta``.
+
+    Args:
+        arrays: name of an argument to what came; what is no tensor is left to others.
+
+    Raises:
+        ValueError: naming the argument and the way out.
+
+    Example:
+        >>> import torch
+        >>> check_dense(documents=torch.eye(2).to_sparse())
+        Traceback (most recent call last):
+            ...
+        ValueError: documents: expected a dense tensor, got torch.sparse_coo; pass documents.to_dense()
+    """
+    for name, array in arrays.items():
+        if isinstance(array, Tensor) and array.layout is not torch.strided:
+            raise ValueError(f"{name}: expected a dense tensor, got {array.layout}; pass {name}.to_dense()")
+        if isinstance(array, Tensor) and array.is_meta:
+            raise ValueError(f"{name}: expected numbers, got a tensor on the device meta, which has none; load them")
 
 
 def check_columns(argument: str, columns: object, items: int, *, what: str = "items") -> None:

@@ -63,6 +63,25 @@ class Curious(NormDynamics):
         self.batches.append("backward")
 
 
+class Suite(Callback):
+    """Passes every call on to callbacks that the trainer does not know."""
+
+    def __init__(self, *callbacks):
+        self.callbacks = callbacks
+
+    def pass_on(self, hook, *args):
+        for callback in self.callbacks:
+            getattr(callback, hook)(*args)
+
+
+def passed_on(hook):
+    return lambda self, *args, **kwargs: self.pass_on(hook, *args, *kwargs.values())
+
+
+for name in (*IDLE, *BUSY, "setup", "on_fit_start", "on_train_start", "on_train_end", "on_fit_end", "teardown"):
+    setattr(Suite, name, passed_on(name))
+
+
 def sgd(net):
     return torch.optim.SGD(net.parameters(), lr=0.1)
 
@@ -91,6 +110,13 @@ def test_hooks_of_a_subclass_are_called_and_may_call_their_base(fit):
     assert IDLE & set(record.hooks_of(curious)) == {"on_train_batch_start", "on_after_backward"}
     assert trainer.callback_metrics["normdyn/net.table.weight/norm_mean"] > 0
     assert has_all_hooks(curious)
+
+
+def test_a_monitor_within_another_callback_keeps_the_hooks_that_are_called_there(fit):
+    dynamics = NormDynamics(targets=["net.table.weight"], save_history=False, every_n_steps=1)
+    trainer = fit(model(), pair_batches(3), Suite(dynamics))
+    assert trainer.global_step == 3
+    assert trainer.callback_metrics["normdyn/net.table.weight/norm_mean"] > 0
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the user's own"), KeyboardInterrupt()], ids=["error", "interrupt"])

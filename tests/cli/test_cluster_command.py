@@ -68,6 +68,34 @@ def test_labels_go_by_id_and_items_without_one_are_left_out(capsys):
     assert shuffled.comparison.spherical.v_measure < 0.3 < by_id.comparison.spherical.v_measure
 
 
+def test_an_empty_line_is_an_item_without_a_label_and_shifts_none():
+    labels = Path("labels.txt").read_text().splitlines()
+    Path("gap.txt").write_text("\n".join(["", *labels[1:7], "", *labels[8:-1], "", "", ""]))
+    gap, full = (
+        cluster(embeddings="x.npy", labels=f"{name}.txt", exponents=[2.0], seeds=2, out=name)
+        for name in ("gap", "labels")
+    )
+    assert gap.comparison.items == 117
+    assert gap.comparison.spherical.v_measure == pytest.approx(full.comparison.spherical.v_measure, abs=0.1)
+    Path("named.txt").write_text("\n".join(["class", "", *labels[1:]]))
+    with pytest.raises(
+        ValueError, match=r"expected a label a line for 120 items, got 121 lines; leave out a line that"
+    ):
+        cluster(embeddings="x.npy", labels="named.txt", exponents=[2.0], seeds=2, out="b")
+
+
+def test_a_broken_vector_is_named_by_its_row_in_the_file():
+    vectors = np.load("x.npy")
+    vectors[100, 1] = np.nan
+    np.save("broken.npy", vectors)
+    Path("late.txt").write_text("\n".join(["", "", *Path("labels.txt").read_text().splitlines()[2:]]))
+    with pytest.raises(ValueError, match=r"broken.npy: expected finite numbers, got NaN or infinity in row 100"):
+        cluster(embeddings="broken.npy", labels="late.txt", exponents=[2.0], seeds=2)
+    np.save("one.npy", vectors[:1])
+    with pytest.raises(ValueError, match=r"embeddings: expected 4 vectors with a direction at least, .* got 1"):
+        cluster(embeddings="one.npy", clusters=2, exponents=[2.0], seeds=2)
+
+
 def test_a_sample_is_said_to_be_one():
     record = cluster(embeddings="x.npy", labels="labels.txt", exponents=[1.0], seeds=2, sample=50)
     assert record.comparison.items == 50
@@ -92,7 +120,7 @@ def test_without_labels_and_with_a_page_that_is_there(capsys):
             ["--labels", "labels.tsv"],
             "labels.tsv, line 1: expected an id and one label, got class, other; name the lab",
         ),
-        (["--labels", "short.txt"], "short.txt: expected a label a line for 120 items, got 1 lines; write id, tab, "),
+        (["--labels", "short.txt"], "short.txt: expected a label a line for 120 items, got 1 lines; leave out a line "),
         (["--labels", "strange.tsv"], "strange.tsv: expected rows of items that have embeddings, got none"),
         (["--labels", "twice.tsv"], "twice.tsv, line 2: expected one label an item, got '0' again; keep one of the"),
         (["--labels", "labels.tsv", "--label-column", "no"], "expected a column named 'no', got class, other"),

@@ -7,9 +7,11 @@ import torch
 from call_outcomes import INF, NAN, NOT_COUNT, BadCall, each
 
 from lightning_normdyn import core, retrieval
+from lightning_normdyn.retrieval import audit
 
 VECTORS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
-NOT_VECTORS = [None, "a", VECTORS[0], VECTORS * NAN, VECTORS[:, :, None]]
+NOT_NUMBERS = [VECTORS.to_sparse(), VECTORS.to("meta"), VECTORS.to(torch.float8_e4m3fn)]
+NOT_VECTORS = [None, "a", VECTORS[0], VECTORS * NAN, VECTORS[:, :, None], *NOT_NUMBERS]
 LABELS = torch.arange(40) % 4
 TOP = torch.arange(30).reshape(10, 3)
 
@@ -31,6 +33,9 @@ def _directions() -> Iterator[BadCall]:
 def _neighbours() -> Iterator[BadCall]:
     kind = "retrieval: hubness"
     yield from each(kind, retrieval.hubness, {"vectors": VECTORS}, vectors=NOT_VECTORS, k=NOT_COUNT)
+    yield from each(
+        kind, audit.direction_health, {"documents": VECTORS}, documents=[*NOT_VECTORS, 3, [VECTORS, VECTORS[:, :2]]]
+    )
     for function in (retrieval.k_occurrences, retrieval.popularity_share):
         yield from each(
             kind,

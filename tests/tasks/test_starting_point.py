@@ -2,14 +2,14 @@
 
 import csv
 import math
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 
-from lightning_normdyn.callbacks import StepTime
+from lightning_normdyn.callbacks import StepTime, step_time
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
@@ -183,25 +183,28 @@ def test_a_task_of_other_things_is_refused():
         )
 
 
-class Sleeper(LightningModule):
-    """A step of 10 ms, and validations of 200."""
+class Clocked(LightningModule):
+    """By its own clock a step takes 10 ms, one of the first two a second, and a validation 200 ms."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seconds = 0.0
 
     def training_step(self, batch, batch_idx):
-        time.sleep(0.01)
+        self.seconds += 0.01 if batch_idx > 1 else 1.0
         return self.weight * 1.0
 
     def validation_step(self, batch, batch_idx):
-        time.sleep(0.2)
+        self.seconds += 0.2
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_a_step_takes_what_it_takes_without_evaluations(capsys):
+def test_a_step_takes_what_it_takes_without_evaluations(capsys, monkeypatch):
+    model = Clocked()
+    monkeypatch.setattr(step_time, "time", SimpleNamespace(perf_counter=lambda: model.seconds))
     loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
     timer = StepTime(warmup_steps=2, steps=6)
     with quiet_lightning():
@@ -214,9 +217,43 @@ def test_a_step_takes_what_it_takes_without_evaluations(capsys):
             limit_val_batches=1,
             **QUIET,
         )
-        trainer.fit(Sleeper(), loader, loader)
-    assert 0.01 <= timer.seconds < 0.03
-    assert (
-        f"A step takes {timer.seconds:.3g} s (mean of 6); 12 steps take {12 * timer.seconds:.2g} s, evaluations not "
-        "counted."
-    ) in capsys.readouterr().out
+        trainer.fit(model, loader, loader)
+    assert timer.seconds == pytest.approx(0.01)
+    printed = capsys.readouterr().out
+    assert "A step takes 0.01 s (mean of 6); 12 steps take 0.12 s, evaluations not counted." in printed
+
+
+class Alternation(Clocked):
+    """Two optimizer steps a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        for _ in range(2):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+
+@pytest.mark.parametrize(("max_steps", "rest"), [(-1, "; 12 steps take "), (24, ", evaluations not counted.")])
+def test_a_step_of_manual_optimization_is_a_batch(capsys, monkeypatch, max_steps, rest):
+    model = Alternation()
+    monkeypatch.setattr(step_time, "time", SimpleNamespace(perf_counter=lambda: model.seconds))
+    timer = StepTime(warmup_steps=2, steps=6)
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            max_steps=max_steps,
+            logger=False,
+            callbacks=[timer],
+            limit_val_batches=0,
+            **QUIET,
+        )
+        loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
+        trainer.fit(model, loader, loader)
+    assert trainer.global_step == 24
+    assert timer.seconds == pytest.approx(0.02)
+    assert f"A step takes 0.02 s (mean of 6){rest}" in capsys.readouterr().out

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensor
-from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.core.tensor_checks import check_real_tensors
@@ -108,10 +107,24 @@ def alignment(queries: ArrayLike, documents: ArrayLike, *, groups: ArrayLike | N
     numbers = torch.arange(len(first)) if groups is None else as_tensor("groups", groups).cpu()
     if numbers.shape != (len(first),):
         raise ValueError(f"groups: expected a number for each of {len(first)} pairs, got {list(numbers.shape)}")
-    lengths = precise_norm(first) * precise_norm(second)
-    cosines = (first.double() * second.double()).sum(1) / lengths.where(lengths > 0, 1)
-    has_direction = (lengths > 0).cpu()
-    return alignment_of_cosines(cosines.cpu()[has_direction], numbers[has_direction])
+    cosines = pair_cosines(first, second)
+    has_direction = ~cosines.isnan()
+    return alignment_of_cosines(cosines[has_direction], numbers[has_direction])
+
+
+def pair_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of each row with that beside it, float64 ``[n]`` on the CPU; NaN where one of both is zero.
+
+    Args:
+        first: ``[n, d]``, finite.
+        second: ``[n, d]``, finite.
+
+    Example:
+        >>> first = torch.tensor([[1e-200, 0.0], [0.0, 0.0]], dtype=torch.float64)
+        >>> pair_cosines(first, torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+        tensor([0.6000,    nan], dtype=torch.float64)
+    """
+    return (_unit(first) * _unit(second)).sum(1) if first.shape[1] else first.new_full((len(first),), torch.nan)
 
 
 def alignment_of_cosines(cosines: Tensor, groups: Tensor) -> Interval:
@@ -143,10 +156,17 @@ def unit_rows(name: str, vectors: ArrayLike) -> Tensor:
         >>> unit_rows("vectors", torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.6000, 0.8000]], dtype=torch.float64)
     """
-    rows = finite_rows(name, vectors).detach().cpu().double()
+    rows = finite_rows(name, vectors)
+    return _unit(rows[rows.any(1)])
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Unit vectors in float64 on the CPU, NaN of zero."""
+    rows = rows.detach().cpu().double()
+    if not rows.numel():
+        return rows
     # By the largest number first, since squares of what is very small or large would leave float64.
-    largest = rows.abs().amax(1, keepdim=True) if rows.shape[1] else rows.new_zeros(len(rows), 1)
-    rows = rows[largest.squeeze(1) > 0] / largest[largest > 0].unsqueeze(1)
+    rows = rows / rows.abs().amax(1, keepdim=True)
     directions: Tensor = rows / rows.norm(dim=1, keepdim=True)
     return directions
 

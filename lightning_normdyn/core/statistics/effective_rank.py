@@ -92,7 +92,9 @@ def effective_rank(vectors: ArrayLike) -> EffectiveRank:
     value = 2 * log_rank - float(halves.mean())
     reach = _DEVIATIONS * float((halves - log_rank).square().mean().sqrt())
     ends = [value, *(_log_rank(eigenvalues, n - 1, d, tail) for tail in _tails(len(eigenvalues), n - 1, d))]
-    interval = Interval(*(min(math.exp(end), float(d)) for end in (value, min(ends) - reach, max(ends) + reach)))
+    interval = Interval(
+        *(min(max(math.exp(end), 1.0), float(d)) for end in (value, min(ends) - reach, max(ends) + reach))
+    )
     return EffectiveRank(interval, math.exp(_entropy(eigenvalues.sqrt())), n, d)
 
 

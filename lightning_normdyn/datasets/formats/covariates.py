@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
-from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.lines import File, read_lines
 from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
 
 _UNKNOWN = ("", "na", "nan", "null", "none", "-")
@@ -106,7 +106,7 @@ def read_labels(file: File, ids: Sequence[str], *, column: str | None = None) ->
     if not rows:
         raise MalformedFileError(file, 1, "a label for each item", "an empty file")
     if all(len(row.cells) == 1 for row in rows) and column is None:
-        return _labels_in_order(file, [row.cells[0].strip() or None for row in rows], len(ids))
+        return _labels_in_order(file, rows, len(ids))
     places = {id: place for place, id in enumerate(ids)}
     header = rows.pop(0) if rows[0].cells[0].strip() not in places else None
     position = _label_position(file, header, len(rows[0].cells) if rows else 0, column)
@@ -126,10 +126,19 @@ def read_labels(file: File, ids: Sequence[str], *, column: str | None = None) ->
     return labels
 
 
-def _labels_in_order(file: File, labels: list[str | None], items: int) -> list[str | None]:
+def _labels_in_order(file: File, rows: Sequence[Row], items: int) -> list[str | None]:
+    """Labels by line: an empty one is that of an item without a label, but for those at the end of the file."""
+    lines = sum(1 for _ in read_lines(file, keep_blank=True))
+    labels: list[str | None] = [None] * max(rows[-1].line, min(lines, items))
+    for row in rows:
+        labels[row.line - 1] = row.cells[0].strip()
     if len(labels) != items:
         raise MalformedFileError(
-            file, None, f"a label a line for {items} items", f"{len(labels)} lines", "write id, tab, label instead"
+            file,
+            None,
+            f"a label a line for {items} items",
+            f"{len(labels)} lines",
+            "leave out a line that names the column, or write id, tab, label",
         )
     return labels
 

@@ -139,6 +139,11 @@ def _sampled(documents: Documents) -> tuple[Tensor, int]:
 def _chunks(documents: Documents) -> Iterator[ArrayLike]:
     shape = getattr(documents, "shape", None)
     if shape is None:
+        if not isinstance(documents, Iterable):
+            raise ValueError(
+                f"documents: expected [m, d], or chunks of it, got {type(documents).__name__}; pass a tensor, an array "
+                "or an iterable of either"
+            )
         yield from cast("Iterable[ArrayLike]", documents)
         return
     if len(shape) != 2:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.geometry import precise_norm
-from lightning_normdyn.core.statistics.directions import alignment_of_cosines
+from lightning_normdyn.core.statistics.directions import alignment_of_cosines, pair_cosines
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
@@ -95,10 +94,8 @@ class JudgedPairs(NamedTuple):
     def _of_chunk(self, chunk: Tensor, pairs: slice, start: int) -> Tensor:
         documents = chunk[(self.vector_rows[pairs] - start).to(chunk.device)].cpu()
         queries = self.queries[self.query_rows[pairs].to(self.queries.device)].cpu()
-        lengths = precise_norm(queries) * precise_norm(documents)
-        products = (queries.double() * documents.double()).sum(1)
         # Of a zero vector there is no direction to compare.
-        return (products / lengths).where(lengths > 0, _UNREAD)
+        return pair_cosines(queries, documents).nan_to_num(nan=_UNREAD)
 
 
 def _expanded(documents: Tensor, parts: DocumentParts) -> tuple[Tensor, Tensor]:

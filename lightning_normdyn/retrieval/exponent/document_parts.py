@@ -12,6 +12,7 @@ from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets.judgements import Judgements
 
 _DEEPEST = 2**14
+_MOST_NUMBER = 1_000  # a vector; there is memory for each number up to the last
 
 
 class DocumentParts(NamedTuple):
@@ -46,6 +47,11 @@ class DocumentParts(NamedTuple):
                 f"{tuple(owners.shape)}"
             )
         owners = owners.detach().cpu().long()
+        if int(owners.max()) > _MOST_NUMBER * len(owners):
+            raise ValueError(
+                f"owners: expected documents that are numbered in a row, got {int(owners.max())} among {len(owners)} "
+                "vectors; number them as owners.unique(return_inverse=True)[1] does, and judgements by the same numbers"
+            )
         return cls(owners, int(torch.bincount(owners).max()))
 
     @property

@@ -42,6 +42,7 @@ class RunningAlphaTopK:
         """Takes a filled tile of a band, in a chunk whose first document is number ``first``."""
         reach = float(band.log_norms.abs().amax() * self._powers.abs().amax())
         if reach > _MOST_LOG:
+            check_finite_rows(band, first)
             ends = ", ".join(f"{float(end.exp()):g}" for end in band.log_norms.aminmax())
             raise ValueError(
                 f"documents: expected norms whose powers are within float64, got norms between {ends} from row {first} "
@@ -122,6 +123,24 @@ class NormBand(NamedTuple):
     documents: Tensor
     indices: Tensor
     log_norms: Tensor
+
+
+def check_finite_rows(band: NormBand, first: int) -> None:
+    """Refuses documents with an infinite number, whose norms no factor would bring back.
+
+    Args:
+        band: some of a chunk.
+        first: number of the chunk's first document.
+
+    Raises:
+        ValueError: naming the first such row.
+    """
+    bad_rows = band.indices[~band.documents.isfinite().all(1)]
+    if len(bad_rows):
+        raise ValueError(
+            f"documents: expected finite numbers, got NaN or infinite ones in row {first + int(bad_rows.min())}; leave "
+            "such rows out or encode them again"
+        )
 
 
 def norm_bands(chunk: Tensor, width: int, *, sample: bool) -> Iterator[NormBand]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, is_array
 from lightning_normdyn.core.embedding_codes import as_embeddings, check_no_codes
+from lightning_normdyn.core.tensor_checks import check_dense
 
 
 class Array(Protocol):
@@ -45,6 +46,7 @@ def as_documents(documents: Documents) -> Tensor | Array | Iterable[ArrayLike]:
         >>> as_documents(torch.ones(1, 2))
         tensor([[1., 1.]])
     """
+    check_dense(documents=documents)
     check_no_codes(documents=documents)
     has_rows = all(hasattr(documents, name) for name in ("shape", "dtype", "__getitem__"))
     if isinstance(documents, Tensor) or not is_array(documents) or has_rows:

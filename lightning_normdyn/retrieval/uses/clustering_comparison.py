@@ -26,6 +26,7 @@ from lightning_normdyn.retrieval.uses.clustering import (
 EXPONENTS = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
 PLAIN = "plain"
 _DRAWS = 10_000
+_LEAST = 4
 _ROUNDING = 1e-9
 
 
@@ -164,6 +165,11 @@ def compare_clusterings(
     label = None if labels is None else _checked_labels(labels, len(vectors))[is_usable]
     if not is_usable.any():
         raise ValueError("embeddings: expected vectors with a direction, got zero in every row; are they whole?")
+    if is_usable.sum() < _LEAST:
+        raise ValueError(
+            f"embeddings: expected {_LEAST} vectors with a direction at least, two for each of two clusters, got "
+            f"{int(is_usable.sum())}"
+        )
     points, ways = vectors[is_usable], [None, *_checked_exponents(exponents)]
     check_count(restarts=restarts)
     check_count(2, seeds=seeds)

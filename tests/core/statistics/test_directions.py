@@ -65,6 +65,9 @@ def test_norms_and_zero_rows_do_not_count():
     for statistic in (uniformity, common_direction, lambda rows: effective_rank(rows).interval):
         assert statistic(mixed) == pytest.approx(statistic(vectors), rel=1e-9)
     assert effective_rank(mixed).rows == 60
+    documents = torch.cat((torch.ones(2, 8, dtype=torch.float64), drawn(60, 8, mean=0.5) * scales))
+    assert alignment(mixed, documents) == pytest.approx(alignment(vectors, documents[2:] / scales), rel=1e-9)
+    assert alignment(mixed[:10], documents[:10].flip(0)).value > 0  # norms of 1e-200 beside one another too
 
 
 def test_alignment_is_that_of_a_loop_and_its_interval_that_of_a_bootstrap_over_groups():
@@ -173,10 +176,20 @@ def test_what_is_no_matrix_of_finite_numbers_is_refused(name):
         (bad, r"^(vectors|queries): expected finite numbers, got NaN or infinite ones in row 4; leave"),
         (torch.ones(3), r"^(vectors|queries): expected \[n, d\], got \[3\]; a single one is"),
         (torch.ones(3, 2).long(), r"^(vectors|queries): expected floating-point numbers, got torch.int64"),
+        (torch.eye(3).to_sparse(), r"^(vectors|queries): expected a dense tensor, got torch.sparse_coo; pass"),
+        (
+            torch.eye(3).to(torch.float8_e5m2),
+            r"^(vectors|queries): expected .* 16 bits at least, got torch.float8_e5m2",
+        ),
         ([[1.0]], r"^(vectors|queries): expected a tensor or an array, got list"),
     ):
         with pytest.raises(ValueError, match=message):
             CALLS[name](vectors)
+
+
+def test_a_line_has_rank_one():
+    line = torch.ones(50, 8) * drawn(50, 1)
+    assert effective_rank(line).interval[:2] == (1.0, 1.0)
 
 
 def test_sides_that_do_not_fit_are_refused():

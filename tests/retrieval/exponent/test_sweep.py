@@ -168,6 +168,12 @@ FAR = Judgements.of([(0, 0, 1.0), (0, 5, 1.0)])
         ),
         (lambda x: sweep_alpha(x, x, Judgements.of([(0, 0, torch.nan)])), "judgements: expected finite grades"),
         (lambda x: sweep_alpha(x, torch.full((3, 2), torch.nan), ONE), "documents: expected finite numbers, .* row 0"),
+        (lambda x: sweep_alpha(x, torch.eye(3, 2) / torch.tensor([1, 0]), ONE), "documents: expected finite numbers, "),
+        (
+            lambda x: sweep_alpha(x, x, ONE, owners=torch.tensor([0, 2**40])),
+            "owners: expected documents .* in a row, got",
+        ),
+        (lambda x: sweep_alpha(x, x.to_sparse(), ONE), "documents: expected a dense tensor, got .*to_dense"),
         (
             lambda x: sweep_alpha(x, 1e200 * x.double(), ONE),
             "documents: expected norms whose powers are within float64",
