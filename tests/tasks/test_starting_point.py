@@ -201,27 +201,6 @@ class Sleeper(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_a_step_takes_what_it_takes_without_evaluations(capsys):
-    loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
-    timer = StepTime(warmup_steps=2, steps=6)
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            callbacks=[timer],
-            val_check_interval=4,
-            limit_val_batches=1,
-            **QUIET,
-        )
-        trainer.fit(Sleeper(), loader, loader)
-    assert 0.01 <= timer.seconds < 0.03
-    assert (
-        f"A step takes {timer.seconds:.3g} s (mean of 6); 12 steps take 0 s, evaluations not counted."
-        in capsys.readouterr().out
-    )
-
-
 class Alternation(Sleeper):
     """Two optimizer steps a batch."""
 
@@ -254,3 +233,24 @@ def test_a_step_of_manual_optimization_is_a_batch(capsys, max_steps, rest):
     assert trainer.global_step == 24
     assert 0.02 <= timer.seconds < 0.06
     assert f"A step takes {timer.seconds:.3g} s (mean of 6){rest}" in capsys.readouterr().out
+
+
+def test_a_step_takes_what_it_takes_without_evaluations(capsys):
+    loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
+    timer = StepTime(warmup_steps=2, steps=6)
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            callbacks=[timer],
+            val_check_interval=4,
+            limit_val_batches=1,
+            **QUIET,
+        )
+        trainer.fit(Sleeper(), loader, loader)
+    assert 0.01 <= timer.seconds < 0.03
+    assert (
+        f"A step takes {timer.seconds:.3g} s (mean of 6); 12 steps take 0 s, evaluations not counted."
+        in capsys.readouterr().out
+    )
