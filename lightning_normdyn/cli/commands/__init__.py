@@ -12,7 +12,7 @@ command          body
 ``advise``       ``cli/advice.py``
 ``predict``      ``cli/predictions.py``
 ``audit``        ``cli/audits/audit.py``
-``export``       ``cli/exports``
+``export``       ``cli/exports/export.py``
 ``cluster``      ``cli/clusterings.py``
 ``check_store``  ``cli/store_checks.py``
 ===============  ============================================================

@@ -310,7 +310,7 @@ def cluster(
     out: Folder = "clusters",
     overwrite: bool = False,
 ) -> ClusteringRecord:
-    """Say what norms gain in clustering: weights of directions beside plain and spherical k-means.
+    """Say what norms gain in clustering, beside plain and spherical k-means.
 
     Args:
         embeddings: ready ones: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either

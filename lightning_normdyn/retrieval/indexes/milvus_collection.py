@@ -126,9 +126,9 @@ class MilvusCollection:
         """Whether a killed export of the same key left its collection, which is then filled further."""
         if resume_key is None:
             return False
-        names = self._unused_names()
-        self._fresh = self._fresh_name.of_key(resume_key, names)
-        leftover = self._fresh_name.latest_of_key(resume_key, names)
+        # The one in use may be of the same export, made in this very second.
+        self._fresh = self._fresh_name.of_key(resume_key, self._client.list_collections())
+        leftover = self._fresh_name.latest_of_key(resume_key, self._unused_names())
         if leftover is None:
             return False
         self._fresh = leftover

@@ -124,9 +124,9 @@ class QdrantCollection:
         """Whether a killed export of the same key left its collection, which is then filled further."""
         if resume_key is None:
             return False
-        unused = self._unused_names()
-        self._fresh = self._fresh_name.of_key(resume_key, unused)
-        leftover = self._fresh_name.latest_of_key(resume_key, unused)
+        # The one in use may be of the same export, made in this very second.
+        self._fresh = self._fresh_name.of_key(resume_key, self._names())
+        leftover = self._fresh_name.latest_of_key(resume_key, self._unused_names())
         if leftover is None:
             return False
         self._fresh = leftover
@@ -299,8 +299,10 @@ class QdrantCollection:
     def _unused_names(self) -> list[str]:
         """Collections that no alias leads to."""
         in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
-        names = [collection.name for collection in self._client.get_collections().collections]
-        return [name for name in names if name not in in_use]
+        return [name for name in self._names() if name not in in_use]
+
+    def _names(self) -> list[str]:
+        return [collection.name for collection in self._client.get_collections().collections]
 
     def _remove_leftovers(self) -> None:
         leftovers = self._fresh_name.leftovers(self._unused_names(), shared=self._remote)

@@ -198,7 +198,7 @@ def test_what_is_set_stands_in_the_file_and_what_does_not_fit_is_refused(capsys)
         assert error.startswith(f"normdyn: {said}")
         assert error.count("\n") == 1
     assert main(["export", "--embeddings", "v.npy", "--to", "npy", "--out", "z.npy", "--index", "auto"]) == 2
-    assert "index: expected auto for faiss, lancedb alone, got it for npy" in capsys.readouterr().err
+    assert "index: expected auto for faiss, lancedb, usearch alone, got it for npy" in capsys.readouterr().err
 
 
 def test_a_search_is_widened_until_it_finds_what_is_asked_for(capsys):
