@@ -221,6 +221,7 @@ def gaussian_factor(rate):
     return (1 + rate) * (2 * w / (1 + w)).pow(2 * rate).mean().item()
 
 
+@pytest.mark.exhaustive
 def test_what_the_adamw_law_leaves_out_for_rare_rows_is_known():
     rates = [0.3, 1.0]
     measured, predicted, _ = rare_rows_under_adamw(beta1=0.0, rates=rates)
