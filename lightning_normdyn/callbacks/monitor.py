@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from lightning_normdyn.callbacks.idle_hooks import restore_idle_hooks, set_aside_idle_hooks, without_idle_hooks
 from lightning_normdyn.callbacks.lightning import (
     Callback,
     LightningModule,
@@ -110,7 +109,6 @@ class NormMonitor(Callback):
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
         steps_made = trainer.global_step if pl_module.automatic_optimization else 0
         self._observation.begin(steps_made, state, bookmark=bookmark)
-        set_aside_idle_hooks(self, trainer)
 
     @safeguarded
     def on_before_optimizer_step(
@@ -174,8 +172,7 @@ class NormMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the settings, not the run under way."""
-        settings = without_idle_hooks(vars(self))
-        return settings | {"_observation": None, "history": None, "record_settings": {}, "_pace": StepPace()}
+        return self.__dict__ | {"_observation": None, "history": None, "record_settings": {}, "_pace": StepPace()}
 
     @safeguarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -222,7 +219,6 @@ class NormMonitor(Callback):
             self._observation.switch_off(error)
 
     def _stop(self) -> None:
-        restore_idle_hooks(self)
         if self._observation is not None:
             self._observation.stop()
 

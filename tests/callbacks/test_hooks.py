@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from pytorch_lightning import Callback
@@ -133,3 +135,28 @@ def test_the_command_that_draws_the_run_is_said_once_however_many_monitors_keep_
     messages.clear()
     fit(Lit(seeded(NoisyModel), sgd), pair_batches(4), NormDynamics(save_history=False))
     assert not any("normdyn report" in message for message in messages)
+
+
+class Suite(Callback):
+    """Passes every call on to a callback that the trainer does not know."""
+
+    def __init__(self, callback):
+        self.callback = callback
+
+
+PASSED_ON = ("setup", "on_fit_start", "on_train_start", "on_before_optimizer_step", "on_train_batch_end")
+PASSED_ON += ("on_train_batch_start", "on_before_zero_grad", "on_after_backward", "on_train_end", "teardown")
+for hook in PASSED_ON:
+    setattr(Suite, hook, lambda self, *args, hook=hook, **kwargs: getattr(self.callback, hook)(*args, *kwargs.values()))
+
+
+def test_a_monitor_within_another_callback_is_called_as_any(fit):
+    dynamics = NormDynamics(targets=["net.table.weight"], save_history=False, every_n_steps=1)
+    trainer = fit(Lit(seeded(NoisyModel), sgd), pair_batches(3), Suite(dynamics))
+    assert trainer.global_step == 3
+    assert trainer.callback_metrics["normdyn/net.table.weight/norm_mean"] > 0
+
+
+def test_a_monitor_goes_to_another_process_as_to_spawned_ranks():
+    dynamics = pickle.loads(pickle.dumps(NormDynamics(targets=["net.table.weight"])))
+    assert dynamics.options["targets"] == ["net.table.weight"]
