@@ -24,13 +24,12 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_i
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 from lightning_normdyn.history.number import measured, show_number
 from lightning_normdyn.history.origin import Origin
-from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
+from lightning_normdyn.retrieval import sweep_alpha
 from lightning_normdyn.retrieval.audit import JudgedQueries, audit_norms, first_line
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
-from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
-from lightning_normdyn.tasks.grid.advice import ModelAdvice, Scoring, TrainedWith, advise_on
+from lightning_normdyn.tasks.grid.advice import ModelAdvice, Scoring, TrainedWith, advise_on, sweep_headline
 from lightning_normdyn.tasks.quiet import quiet_lightning
 
 
@@ -269,7 +268,7 @@ def advise_on_checkpoint(
         raise ValueError("data: expected a validation split with judged pairs, got none")
     advice = advise_on(
         encoded,
-        _sweep_of(model, encoded),
+        sweep_headline(model, encoded),
         trained_with=TrainedWith(
             float(model.contrast.temperature), model.symmetry.symmetric, model.contrast.similarity.normalization
         ),
@@ -277,12 +276,6 @@ def advise_on_checkpoint(
     data = name_configured(cli.config.as_dict().get("data"))
     origin = Origin(f"{data}, {checkpoint}" if checkpoint else data, running_command()).dated()
     return AdviceRecord(advice, notes, origin)
-
-
-def _sweep_of(model: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
-    """The task's own measure at every exponent of the norm, on both sides: only that of documents changes a ranking."""
-    values = [model.measures(encoded, (1 - alpha, 1 - alpha))[model.headline].double().cpu() for alpha in ALPHAS]
-    return AlphaSweep(torch.tensor(ALPHAS, dtype=torch.float64), torch.stack(values), model.headline)
 
 
 def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:

@@ -15,6 +15,7 @@ from lightning_normdyn.retrieval.indexes.index_file import IndexFile, Numbers
 from lightning_normdyn.retrieval.indexes.refusals import check_neighbours
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
+    GRAPH_CANDIDATES,
     Candidate,
     Contents,
     Destination,
@@ -195,8 +196,6 @@ def _kept_width(width: Mapping[str, int]) -> dict[str, int]:
     return kept
 
 
-_OF_DIRECTIONS = ("m", "ef_construction", "ef_search", "candidates")
-
 TARGETS = {
     "faiss": IndexTarget(
         FaissIndex,
@@ -204,9 +203,7 @@ TARGETS = {
         extra="faiss",
         ending=".faiss",
         candidates=(
-            Candidate("plain graph", "hnsw"),
-            Candidate("graph, one dimension more", "hnsw", augment=True),
-            Candidate("graph of directions, norms apart", "hnsw", keep_norm=True, parameters=_OF_DIRECTIONS),
+            *GRAPH_CANDIDATES,
             Candidate(
                 "int8 directions, norms apart", "sq8", keep_norm=True, parameters=("candidates",), scan_share=0.25
             ),

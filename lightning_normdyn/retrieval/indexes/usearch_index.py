@@ -13,7 +13,7 @@ from lightning_normdyn.retrieval.indexes.index_file import IndexFile, Numbers
 from lightning_normdyn.retrieval.indexes.refusals import check_index, check_neighbours
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
-    Candidate,
+    GRAPH_CANDIDATES,
     Contents,
     Destination,
     IndexTarget,
@@ -128,18 +128,12 @@ def _lines(plan: SearchPlan) -> str:
     return "\n".join(["from pathlib import Path", *lines, *naming])
 
 
-_OF_DIRECTIONS = ("m", "ef_construction", "ef_search", "candidates")
-
 TARGETS = {
     "usearch": IndexTarget(
         USearchIndex,
         _lines,
         extra="usearch",
         ending=".usearch",
-        candidates=(
-            Candidate("plain graph", "hnsw"),
-            Candidate("graph, one dimension more", "hnsw", augment=True),
-            Candidate("graph of directions, norms apart", "hnsw", keep_norm=True, parameters=_OF_DIRECTIONS),
-        ),
+        candidates=GRAPH_CANDIDATES,
     )
 }

@@ -222,6 +222,16 @@ class Candidate:
     scan_share: float = 0.0
 
 
+OF_DIRECTIONS = ("m", "ef_construction", "ef_search", "candidates")
+"""What a user may set of a graph of directions whose norms are beside it in a file."""
+GRAPH_CANDIDATES = (
+    Candidate("plain graph", "hnsw"),
+    Candidate("graph, one dimension more", "hnsw", augment=True),
+    Candidate("graph of directions, norms apart", "hnsw", keep_norm=True, parameters=OF_DIRECTIONS),
+)
+"""Of an index in a file."""
+
+
 class IndexTarget(NamedTuple):
     """An index that vectors can be exported to; its module lists it in ``TARGETS``.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison, compare_variants
 from lightning_normdyn.retrieval import AlphaSweep, calibrate
+from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 from lightning_normdyn.retrieval.exponent.verdict import ScoringVerdict, scoring_verdict
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.grid.diagnosis import ONE_LENGTH, Diagnosis, diagnose
 
@@ -19,6 +22,12 @@ VARIES = 0.1
 """Coefficient of variation from which queries train at clearly different temperatures."""
 _SURE = 0.975
 _FOLDS = 5
+
+
+def sweep_headline(task: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
+    """The task's own measure at every exponent of the norm, on both sides: only that of documents changes a ranking."""
+    values = [task.measures(encoded, (1 - alpha, 1 - alpha))[task.headline].double().cpu() for alpha in ALPHAS]
+    return AlphaSweep(torch.tensor(ALPHAS, dtype=torch.float64), torch.stack(values), task.headline)
 
 
 class TrainedWith(NamedTuple):

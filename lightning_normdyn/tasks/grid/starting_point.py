@@ -12,12 +12,12 @@ from lightning_normdyn.callbacks.encoding import RankShares, encode_share
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
-from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask, refuse_diverged
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
+from lightning_normdyn.tasks.grid.advice import sweep_headline
 from lightning_normdyn.tasks.grid.norm_question import NormQuestion
 
 
@@ -159,8 +159,7 @@ def _swept(task: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
         pairs = encoded.excluded_pairs
         excluded = None if pairs is None else (pairs.queries, pairs.documents)
         return sweep_alpha(encoded.queries, encoded.documents, encoded.judgements, excluded_pairs=excluded)
-    values = [task.measures(encoded, (1 - alpha, 1 - alpha))[task.headline].double() for alpha in ALPHAS]
-    return AlphaSweep(torch.tensor(ALPHAS, dtype=torch.float64), torch.stack(values), task.headline)
+    return sweep_headline(task, encoded)
 
 
 def _measured(measures: dict[str, float], normalization: str, split: EvaluationSplit, part: EvaluationSplit) -> str:
