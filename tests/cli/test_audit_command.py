@@ -58,6 +58,11 @@ def test_files_are_put_together_by_their_ids(files, capsys):
     assert audit(*of_files, *asked, "--out", "here") == 0
     said = capsys.readouterr()
     assert "Page: here/audit.html" in said.out
+    hubs = numbers("here")["ranking"]["hubs"]
+    assert hubs["sentence"] in " ".join(said.out.split())
+    assert f"{hubs['listed'][0]['id']} in {hubs['listed'][0]['by_cosine']} by cosine and " in hubs["sentence"]
+    assert hubs["listed"][0]["text"].endswith(f"rare{hubs['listed'][0]['document']}")
+    assert html.escape(hubs["listed"][0]["text"]) in Path("here/audit.html").read_text(encoding="utf-8")
     assert said.err == ""
     found = numbers("here")
     assert found["finding"] in said.out
@@ -320,6 +325,8 @@ def test_documents_of_several_chunks_go_by_the_best(files, capsys):
     found = numbers()
     assert found["ranking"]["judged"] == ASKED - 1
     assert found["distribution"]["rows"] == 2 * ROWS
+    hub = found["ranking"]["hubs"]["listed"][0]
+    assert hub["id"] == f"d{hub['document']}"  # the document and none of its vectors
     assert "240 vectors are chunks of 120 documents: rankings go by the best chunk of each." in found["notes"]
     Path("broken.tsv").write_text("d0#1\td0\n")
     Path("twice.tsv").write_text("d0#1\td0\nd0#1\td1\n")

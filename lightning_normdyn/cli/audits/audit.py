@@ -27,6 +27,7 @@ from lightning_normdyn.datasets.reading.picture import open_image
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.audit import AuditSubject, write_audit
 from lightning_normdyn.report.audit.checkpoint_page import CheckpointAudit
+from lightning_normdyn.report.audit.hub_table import hub_sentence
 from lightning_normdyn.report.audit.item import Item, thumbnail
 from lightning_normdyn.report.audit.page import NUMBERS, PAGE
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
@@ -97,10 +98,13 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
             extreme_items(audit, audit_input),
             running_command(),
             _comparison(earlier_files, audit_input, request.measure_name),
+            _document_items(audit, audit_input),
         )
         page = draw_page(lambda: write_audit(Path(out), audit, subject))
     finding = first_line(audit)
-    details = () if subject.comparison is None else (finding, subject.comparison.sentence)
+    comparison = [] if subject.comparison is None else [subject.comparison.sentence]
+    hubs = [] if audit.ranking is None else [hub_sentence(audit.ranking.hubs, subject.ranked_items)]
+    details = (finding, *comparison, *hubs)
     return AuditRecord(finding, page.path, audit, Path(out) / NUMBERS, page.error, details)
 
 
@@ -169,8 +173,26 @@ def _chunk_size(embeddings: EmbeddingFile) -> int:
 
 
 def extreme_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item]:
-    """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
-    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros, *audit.near_dead)}
+    """Ids with texts or thumbnails of the longest, the shortest and the zero vectors, and of hubs; no other is read."""
+    hubs = [] if audit_input.parts is not None else _hubs(audit)
+    rows = (*audit.longest, *audit.shortest, *audit.zeros, *audit.near_dead, *hubs)
+    return {row: _item(row, audit_input) for row in rows}
+
+
+def _document_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item] | None:
+    """Ids of hubs that are documents of several vectors, each with its first one's text."""
+    parts = audit_input.parts
+    if parts is None:
+        return None
+    first_rows = {document: int((parts.owners == document).nonzero()[0]) for document in _hubs(audit)}
+    return {
+        document: _item(row, audit_input)._replace(id=audit_input.document_ids[document])
+        for document, row in first_rows.items()
+    }
+
+
+def _hubs(audit: Audit) -> list[int]:
+    return [] if audit.ranking is None else [hub.document for hub in audit.ranking.hubs.listed]
 
 
 def _item(row: int, audit_input: AuditInput) -> Item:

@@ -49,6 +49,7 @@ class AuditInput:
         facts: for the line below the heading.
         notes: on what was left out or taken off.
         parts: the document that each vector is a chunk of, where documents have several.
+        document_ids: ids of those documents.
     """
 
     name: str
@@ -63,6 +64,7 @@ class AuditInput:
     facts: Sequence[str]
     notes: Sequence[str]
     parts: DocumentParts | None = None
+    document_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         [] if sources is None else [f"of {Path(sources.source).name}"],
         [*([] if encoding is None else encoding.notes()), *notes, *([] if chunked is None else chunked.notes)],
         None if chunked is None else chunked.parts,
+        document_ids,
     )
 
 

@@ -35,21 +35,24 @@ def direction_card(audit: Audit) -> Card | None:
 
 def popularity_sentence(ranking: RankingAudit) -> str:
     """What the documents that are returned most take, by cosine and at the exponent that is best on these queries."""
-    zero = ranking.popularity[_place(ranking, 0.0)]
-    best = ranking.popularity[_place(ranking, ranking.calibration.alpha.value)]
+    zero = ranking.popularity[ranking.place_of(0.0)]
+    place = ranking.place_of(ranking.calibration.alpha.value)
+    best = ranking.popularity[place]
     sentence = (
         f"By cosine the 1% of documents that other queries are answered with most ({zero.documents:,}) take "
         f"{percent_interval(zero.held_out)} of a query's places; 1% would be even"
     )
-    alpha = ranking.alphas[_place(ranking, ranking.calibration.alpha.value)]
+    alpha = ranking.alphas[place]
     if alpha and ranking.calibration.significant:
         sentence += f"; at exponent {fixed(alpha, 2)} it is {percent_interval(best.held_out)}"
+    most = max(ranking.near_dead_share)
+    if most:
+        worst = ranking.alphas[ranking.near_dead_share.index(most)]
+        sentence += (
+            f". Zero and near-dead vectors are not among them: they take {percent(most)} of all places at exponent "
+            f"{fixed(worst, 2)}"
+        )
     return f"{sentence}."
-
-
-def _place(ranking: RankingAudit, alpha: float) -> int:
-    """Of the exponent tried that is next to it."""
-    return int(np.abs(np.asarray(ranking.alphas) - alpha).argmin())
 
 
 def _hubness_svg(hubs: Hubness) -> Markup:

@@ -14,6 +14,7 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.history.origin import Origin
+from lightning_normdyn.report.audit.hub_table import hub_entries, hub_sentence, hub_table
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
 from lightning_normdyn.report.audit.tables import audit_tables, comparison_table
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Page, render, write_page
@@ -38,6 +39,7 @@ class AuditSubject(NamedTuple):
         items: row to what can be shown of it, for the rows that the audit names.
         command: that made the audit.
         comparison: with an earlier model, if there is one.
+        documents: document to what can be shown of it, where documents have several vectors; elsewhere they are items.
     """
 
     name: str
@@ -46,6 +48,12 @@ class AuditSubject(NamedTuple):
     items: Mapping[int, Item]
     command: str = ""
     comparison: ModelComparison | None = None
+    documents: Mapping[int, Item] | None = None
+
+    @property
+    def ranked_items(self) -> Mapping[int, Item]:
+        """What can be shown of the documents of rankings."""
+        return self.items if self.documents is None else self.documents
 
 
 def write_audit(folder: Path, audit: Audit, subject: AuditSubject) -> Path:
@@ -79,7 +87,13 @@ def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
         sentences["verdict"] = as_plain(audit.ranking.verdict)
     if subject.comparison is not None:
         sentences["comparison"] = as_plain(subject.comparison) | {"sentence": subject.comparison.sentence}
-    return sentences | {"notes": list(subject.notes)} | {str(name): as_plain(value) for name, value in findings.items()}
+    numbers = {str(name): as_plain(value) for name, value in findings.items()}
+    if audit.ranking is not None:
+        hubs = audit.ranking.hubs
+        listed = as_plain(hub_entries(hubs, subject.ranked_items))
+        sentence = hub_sentence(hubs, subject.ranked_items)
+        numbers["ranking"]["hubs"] |= {"listed": listed, "sentence": sentence}
+    return sentences | {"notes": list(subject.notes)} | numbers
 
 
 def _entry(row: int, norm: float, items: Mapping[int, Item]) -> dict[str, object]:
@@ -108,6 +122,8 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
         zeros=_listed(audit.zeros, audit.distribution.zeros, subject.items),
         near_dead=_listed(audit.near_dead, audit.distribution.near_dead, subject.items),
         has_texts=any(item.text.strip() for item in subject.items.values()),
+        hub_sentence="" if audit.ranking is None else hub_sentence(audit.ranking.hubs, subject.ranked_items),
+        hubs=None if audit.ranking is None else hub_table(audit.ranking.hubs, subject.ranked_items),
         comparison="" if subject.comparison is None else subject.comparison.sentence,
         tables=[*audit_tables(audit), *([] if subject.comparison is None else [comparison_table(subject.comparison)])],
         shortened=shortened,

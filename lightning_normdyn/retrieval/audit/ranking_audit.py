@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from queue import Full, Queue
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.audit.groups import difference
+from lightning_normdyn.retrieval.audit.hubs import AdvisedRanking, Hubs, RankedDocuments, find_hubs
 from lightning_normdyn.retrieval.audit.judged_pairs import JudgedPairs
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
@@ -32,6 +31,7 @@ from lightning_normdyn.retrieval.exponent.scoring import norm_aware_top_k
 from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, AlphaSearch, AlphaSweep, PartBest, alpha_exponents
 from lightning_normdyn.retrieval.exponent.verdict import ScoringVerdict, scoring_verdict
 from lightning_normdyn.retrieval.search.document_chunks import Spread
+from lightning_normdyn.retrieval.search.shared_pass import ChunkConsumer, share_pass
 from lightning_normdyn.retrieval.search.top_k import TopK, checked_queries, merged_top_k
 from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
 from lightning_normdyn.retrieval.uses.hubness import Popularity, popularity_share
@@ -96,7 +96,10 @@ class RankingAudit(NamedTuple):
         confidence: how well a query's norm, its best document's norm, similarity and margin tell good rankings from
             bad ones at exponent 0; norms that are all alike are left out, and ``None`` stands for a single document.
         relevance: Cohen's d between the norms of documents that some query wants and of the rest.
-        popularity: what the documents that are returned most take of the rankings' places, at each exponent.
+        popularity: what the documents that are returned most take of the rankings' places, at each exponent; vectors
+            that are zero or near dead, and the places that they take, do not count.
+        near_dead_share: share of the rankings' places that zero and near-dead vectors take, at each exponent.
+        hubs: documents that more queries are answered with than chance would have, by name.
         alignment: mean squared distance of the unit vectors of a query and of a document that is relevant to it, the
             best of its vectors where it has several; the interval is over queries.
         queries: in all.
@@ -111,14 +114,20 @@ class RankingAudit(NamedTuple):
     confidence: dict[str, Confidence] | None
     relevance: Interval
     popularity: tuple[Popularity, ...]
+    near_dead_share: tuple[float, ...]
+    hubs: Hubs
     alignment: Interval
     queries: int
     judged_count: int
 
     @property
     def has_popularity(self) -> bool:
-        """Whether there are queries enough to tell popular documents from those that chance prefers."""
-        return all(math.isfinite(popularity.held_out.value) for popularity in self.popularity)
+        """Whether there are queries enough, by cosine, to tell popular documents from those that chance prefers."""
+        return math.isfinite(self.popularity[self.place_of(0.0)].held_out.value)
+
+    def place_of(self, alpha: float) -> int:
+        """Of the exponent tried that is next to one."""
+        return min(range(len(self.alphas)), key=lambda place: abs(self.alphas[place] - alpha))
 
     @property
     def verdict(self) -> ScoringVerdict:
@@ -222,23 +231,47 @@ def audit_ranking(
     confounds = None if control is None or by_length is None else _confounds(sweeps, by_length, control)
     norm_sweep = sweeps["norm"]
     zero = int(norm_sweep.alphas.abs().argmin())
-    document_count = len(norms) if parts is None else parts.documents
-    is_relevant = torch.zeros(document_count, dtype=torch.bool)
+    collection = RankedDocuments.of(norms, living_rows, parts)
+    is_relevant = torch.zeros(len(collection.norms), dtype=torch.bool)
     is_relevant[judged_queries.judgements.relevant().documents] = True
     is_relevant = is_relevant if parts is None else is_relevant[parts.owners]
+    length_curve = None if by_length is None else LengthCurve(tuple(by_length.alphas.tolist()), _curve(by_length))
+    calibration = calibrate(norm_sweep) if confounds is None else confounds.norm
+    advised = _advised_ranking(rankings, norm_sweep.alphas, length_curve, scoring_verdict(calibration, confounds))
     return RankingAudit(
         tuple(norm_sweep.alphas.tolist()),
         {name: _curve(sweep) for name, sweep in sweeps.items()},
-        None if by_length is None else LengthCurve(tuple(by_length.alphas.tolist()), _curve(by_length)),
-        calibrate(norm_sweep) if confounds is None else confounds.norm,
+        length_curve,
+        calibration,
         confounds,
         None if best is None else _confidence(judged_queries.queries, norms, best, 1 - norm_sweep.values[zero]),
         difference(norms[is_relevant & living_rows], norms[~is_relevant & living_rows]),
-        tuple(popularity_share(ranking, document_count) for ranking in rankings["norm"]),
+        tuple(popularity_share(collection.living(ranking), len(collection.norms)) for ranking in rankings["norm"]),
+        tuple(collection.near_dead_share(ranking) for ranking in rankings["norm"]),
+        find_hubs(rankings["norm"][zero], collection, judged_queries.judgements, advised=advised),
         pairs.alignment(part.pair_cosines for part in part_rankings),
         len(judged_queries.queries),
         int(norm_sweep.values[zero].isfinite().sum()),
     )
+
+
+def _advised_ranking(
+    rankings: Mapping[str, Sequence[Tensor]],
+    alphas: Tensor,
+    length_curve: LengthCurve | None,
+    verdict: ScoringVerdict,
+) -> AdvisedRanking | None:
+    """Rankings at the exponent tried that is next to the advised one; ``None`` where that is the cosine."""
+    if verdict.alpha:
+        place = int((alphas - verdict.alpha).abs().argmin())
+        score, ranking = f"cos · norm^{float(alphas[place]):.2f}", rankings["norm"][place]
+        return AdvisedRanking(score, ranking) if alphas[place] else None
+    if verdict.length_exponent and length_curve is not None:
+        exponents = torch.tensor(length_curve.exponents)
+        place = int((exponents - verdict.length_exponent).abs().argmin())
+        score, ranking = f"cos · (1 + length)^{float(exponents[place]):.3f}", rankings["length"][place]
+        return AdvisedRanking(score, ranking) if exponents[place] else None
+    return None
 
 
 class NormSweep(NamedTuple):
@@ -386,52 +419,3 @@ def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dic
         if float(values.std() / values.mean()) > _LEAST_SPREAD:
             confidences |= {name: values, f"short_{name}": -values}
     return confidence_table(confidences, loss)
-
-
-ChunkConsumer: TypeAlias = Callable[[Iterator[Tensor]], object]
-_Feed: TypeAlias = "Queue[Tensor | None]"
-
-
-def share_pass(chunks: Iterable[Tensor], consumers: Sequence[ChunkConsumer]) -> list[object]:
-    """Lets every consumer iterate over the same chunks while they are read once.
-
-    Each consumer runs in a thread of its own and is at most two chunks ahead of the slowest, so that memory is bounded.
-
-    Args:
-        chunks: that nobody changes.
-        consumers: called with an iterator over them.
-
-    Returns:
-        What each consumer returns.
-
-    Raises:
-        Exception: whatever reading the chunks, or the first consumer to fail, raised.
-
-    Example:
-        >>> import torch
-        >>> share_pass(iter([torch.ones(2), torch.ones(3)]), [lambda them: sum(map(len, them)), lambda them: None])
-        [5, None]
-    """
-    feeds: list[_Feed] = [Queue(maxsize=1) for _ in consumers]
-    with ThreadPoolExecutor(max(1, len(consumers))) as pool:
-        futures = [pool.submit(consumer, iter(feed.get, None)) for consumer, feed in zip(consumers, feeds, strict=True)]
-        try:
-            for chunk in chunks:
-                for feed, future in zip(feeds, futures, strict=True):
-                    _hand_over(feed, chunk, future)
-                if any(future.done() and future.exception() for future in futures):
-                    break
-        finally:
-            for feed, future in zip(feeds, futures, strict=True):
-                _hand_over(feed, None, future)
-    return [future.result() for future in futures]
-
-
-def _hand_over(feed: _Feed, chunk: Tensor | None, future: Future[object]) -> None:
-    """Waits for room, but not for a consumer that has stopped."""
-    while not future.done():
-        try:
-            feed.put(chunk, timeout=0.1)
-        except Full:
-            continue
-        return

@@ -10,10 +10,10 @@ from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import cohens_d
 from lightning_normdyn.retrieval.audit.groups import difference, group_norms
-from lightning_normdyn.retrieval.audit.ranking_audit import share_pass
 from lightning_normdyn.retrieval.audit.saturation import LastLayer, NormWeights, norm_saturation
 from lightning_normdyn.retrieval.audit.scan import norm_distribution, scan_norms
 from lightning_normdyn.retrieval.audit.text_measures import letters, word_frequency
+from lightning_normdyn.retrieval.search.shared_pass import share_pass
 
 
 def drawn(rows, dim, seed=0):
