@@ -2,8 +2,8 @@
 
     python benchmarks/audit_scifact.py SCIFACT (--model MODEL | --documents NPY --queries NPY)
 
-SCIFACT is a folder in BEIR's layout, MODEL a local folder of the weights. Encoding takes about ten minutes on a core; its
-vectors stay in ``runs/audit_scifact``, block by block, so that a run that was stopped goes on where it was. Ready
+SCIFACT is a folder in BEIR's layout, MODEL a local folder of the weights. Encoding takes about ten minutes on a core;
+its vectors stay in ``runs/audit_scifact``, block by block, so that a run that was stopped goes on where it was. Ready
 embeddings of all documents and all queries in the folder's order, not normalised, spare it. Expected: NDCG@10 of
 0.645 within 0.01 at exponent 0 (MTEB), and no significant gain at any exponent, as published for MiniLM-L12 (Su, Ren,
 Veitch 2026, Fig. 4); exits with 1 where it comes out otherwise. Writes ``audit_scifact.json`` and a dated
@@ -36,7 +36,7 @@ CACHE = Path(__file__).parents[1] / "runs" / "audit_scifact"
 
 
 def encoded(file: Path, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor]) -> Path:
-    """The file of all vectors ``[n, d]``; blocks of texts of about one length that are there already are not encoded again."""
+    """The file of all vectors ``[n, d]``; blocks of texts of about one length that are there are not encoded again."""
     if file.exists():
         return file
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))

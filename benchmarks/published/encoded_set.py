@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_normdyn.cli.user_errors import is_the_users, one_sentence
 from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
@@ -103,6 +105,17 @@ def _shard(
         encode_to_file(file, texts, encode, batch_size=batch_size, size_of=len)
     embeddings: np.ndarray[Any, Any] = np.load(file, mmap_mode="r")
     return embeddings
+
+
+def run_published(main: Callable[[], int | None]) -> None:
+    """Runs a command of this folder; what is the user's to mend is one sentence, and everything else a traceback."""
+    try:
+        sys.exit(main())
+    except Exception as error:
+        if not is_the_users(error):
+            raise
+        print(f"{Path(sys.argv[0]).name}: {one_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def slug(name: str) -> str:

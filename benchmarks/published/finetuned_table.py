@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from encoded_set import published_parser, slug
+from encoded_set import published_parser, run_published, slug
 
 from lightning_normdyn.cli.main import main as normdyn
 
@@ -169,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_published(main)

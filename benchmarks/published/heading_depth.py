@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from encoded_set import encode_set, published_parser, slug
+from encoded_set import encode_set, published_parser, run_published, slug
 from norm_sweep import findings
 
 from lightning_normdyn.retrieval import calibrate
@@ -148,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_published(main)

@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from encoded_set import encode_set, published_parser, slug
+from encoded_set import encode_set, published_parser, run_published, slug
 
 from lightning_normdyn.retrieval import AlphaSweep, Calibration, calibrate
 
@@ -110,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_published(main)

@@ -19,6 +19,7 @@ from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.formats.covariates import read_labels
+from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.audit.clustering_page import (
     NUMBERS,
@@ -128,7 +129,13 @@ def run_clustering(request: ClusteringRequest, out: str, *, overwrite: bool = Fa
         restarts=request.restarts,
         progress=_bar,
     )
-    subject = ClusteringSubject(Path(request.embeddings).name, items.notes, running_command())
+    subject = ClusteringSubject(
+        Path(request.embeddings).name,
+        items.notes,
+        running_command(),
+        without_passwords(request.embeddings),
+        request.column,
+    )
     numbers = write_clustering_numbers(folder, comparison, subject)
     page = draw_page(lambda: write_clustering_page(folder, comparison, subject))
     return ClusteringRecord(comparison, items.notes, numbers, page.path, page.error)
@@ -155,12 +162,31 @@ def _read(request: ClusteringRequest) -> _Items:
     if len(rows) > request.sample:
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: request.sample]
         notes.append(f"A random sample of {request.sample:,} of {len(rows):,} items; --sample takes more.")
-        rows = rows[chosen.sort().values]
+        all_rows, rows = rows, rows[chosen.sort().values]
+        _check_sample(request, names, all_rows, rows)
     labels = None
     if names is not None:
         numbers = {name: number for number, name in enumerate(sorted({names[row] or "" for row in rows.tolist()}))}
         labels = torch.tensor([numbers[names[row] or ""] for row in rows.tolist()])
     return _Items(_rows_of(file, rows), labels, notes)
+
+
+def _check_sample(
+    request: ClusteringRequest, names: Sequence[str | None] | None, all_rows: Tensor, rows: Tensor
+) -> None:
+    """Refuses a sample that is too small for clusters, where all items would do."""
+    classes, all_classes = ({names[row] for row in part.tolist()} if names else set() for part in (rows, all_rows))
+    clusters = request.clusters or max(2, len(all_classes))
+    if len(rows) < 2 * clusters:
+        raise ValueError(
+            f"sample: expected {2 * clusters} items or more, two for each of {clusters} clusters, got {len(rows)}; "
+            "take more, or leave it out"
+        )
+    if len(classes) < 2 <= len(all_classes):
+        raise ValueError(
+            f"sample: expected items of two classes or more, got {len(rows)} of '{classes.pop()}' alone; take more, or "
+            "leave it out"
+        )
 
 
 def _rows_of(file: EmbeddingFile, rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from jsonargparse import ArgumentParser
 
 from lightning_normdyn.cli.commands.command import Command, Option
 from lightning_normdyn.nearest_word import nearest
+
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
 
 class UsageError(ValueError):
@@ -35,6 +38,8 @@ def build_parser(command: Command[..., Any]) -> ArgumentParser:
         allow_abbrev=False,
         default_env=False,
     )
+    # argparse's own knows no -1e-3, which it takes for an option.
+    parser._negative_number_matcher = _NEGATIVE
     groups = {title: parser.add_argument_group(title) for title in command.shell.groups}
     title_of = {name: title for title, names in command.shell.groups.items() for name in names}
     for option in command.options:
@@ -112,7 +117,7 @@ def _split(words: Sequence[str], options: set[str]) -> tuple[list[str], list[str
     sides: tuple[list[str], list[str]] = ([], [])
     side = 0
     for word in words:
-        if word.startswith("-"):
+        if word.startswith("-") and not _NEGATIVE.match(word):
             side = int(word.split("=")[0] not in options)
         sides[side].append(word)
     return sides

@@ -103,10 +103,14 @@ def as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if not is_array(value):
-        raise ValueError(
-            f"{name}: expected a tensor or an array, got {type(value).__name__}; numpy.asarray or torch.as_tensor "
-            "makes one of numbers"
+        # numpy.asarray would make an array of one object of it.
+        dense = next((method for method in ("toarray", "todense") if hasattr(value, method)), None)
+        way = (
+            "numpy.asarray or torch.as_tensor makes one of numbers"
+            if dense is None
+            else f"its .{dense}() makes one, with all its zeros"
         )
+        raise ValueError(f"{name}: expected a tensor or an array, got {type(value).__name__}; {way}")
     if not hasattr(value, "__array_interface__") and hasattr(value, "__dlpack__"):
         with contextlib.suppress(Exception):  # each library refuses in a way of its own, and then the other way is left
             return from_dlpack(value)

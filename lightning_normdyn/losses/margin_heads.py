@@ -14,6 +14,7 @@ from lightning_normdyn.losses.norm_statistics import NormStatistics
 from lightning_normdyn.losses.options import MarginOptions, Unpack
 
 _SMALLEST_SQUARED_SINE = 1e-12
+_WIDEST_COSINES = 2
 
 
 class NormFace(MarginHead):
@@ -48,7 +49,7 @@ class CosFace(MarginHead):
         options: see :class:`MarginHead`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range; a margin above 2 is wider than all cosines.
 
     Example:
         >>> head = CosFace(3, 3, margin=0.5, temperature=1.0)
@@ -60,6 +61,11 @@ class CosFace(MarginHead):
     def __init__(self, num_classes: int, dim: int, *, margin: float = 0.35, **options: Unpack[MarginOptions]) -> None:
         super().__init__(num_classes, dim, **options)
         check_not_negative(margin=margin, hint="0.35 is common")
+        if margin > _WIDEST_COSINES:
+            raise ValueError(
+                f"margin: expected a part of the cosine's range, which is {_WIDEST_COSINES} wide, got {margin!r}; 0.35 "
+                "is common, and for an angle take ArcFace, whose 28.6 degrees are 0.5"
+            )
         self.margin = float(margin)
 
     def target_cosines(self, cosines: Tensor, norms: Tensor, gather_norms: GatherNorms) -> Tensor:

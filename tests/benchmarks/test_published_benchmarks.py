@@ -45,6 +45,21 @@ def write_set(folder, query_ids, *, same_id=False):
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
 
 
+def test_a_set_that_is_not_there_is_one_sentence(monkeypatch, capsys):
+    import encoded_set
+    import norm_sweep
+
+    monkeypatch.setattr(sys, "argv", ["norm_sweep.py", "--model", "all-MiniLM-L12", "--beir", "nosuch"])
+    with pytest.raises(SystemExit) as end:
+        encoded_set.run_published(norm_sweep.main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "norm_sweep.py: nosuch: expected a folder, got nothing of that name; check the path\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        encoded_set.run_published(lambda: 1 // 0)
+
+
 def ndcg(ranks):
     return sum(1 / math.log2(rank + 1) if rank <= 10 else 0.0 for rank in ranks) / len(ranks)
 

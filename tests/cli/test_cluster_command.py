@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,35 @@ def test_a_sample_is_said_to_be_one():
     assert record.notes == ["A random sample of 50 of 120 items; --sample takes more."]
 
 
+def test_the_advice_is_a_command_that_runs_as_it_stands(capsys):
+    """Classes are directions; three items in ten are clean and six times as long."""
+    draw = torch.Generator().manual_seed(0)
+    labels, is_clean = torch.arange(800) % 20, torch.rand(800, 1, generator=draw) < 0.3
+    centers = torch.nn.functional.normalize(torch.randn(20, 64, generator=draw), dim=1)
+    noise = torch.where(is_clean, 1.0, 4.0) * torch.randn(800, 64, generator=draw) / 8
+    vectors = torch.nn.functional.normalize(centers[labels] + noise, dim=1) * torch.where(is_clean, 6.0, 1.0)
+    np.savez("some vectors.npz", other=np.ones((800, 2)), x=vectors.numpy())
+    Path("labels of them.txt").write_text("".join(f"{label}\n" for label in labels))
+    words = [
+        "cluster",
+        "--embeddings",
+        "some vectors.npz",
+        "--column",
+        "x",
+        "--labels",
+        "labels of them.txt",
+        *QUICK,
+        "--seeds",
+        "5",
+    ]
+    assert main(words) == 0
+    numbers = json.loads(Path("clusters/clusters.json").read_text())
+    assert numbers["significant"]
+    (line,) = re.findall(r"normdyn (export .*? --out folded\.npy)", numbers["advice"])
+    assert main(shlex.split(line)) == 0
+    assert np.load("folded.npy").shape == (800, 64)
+
+
 def test_without_labels_and_with_a_page_that_is_there(capsys):
     words = ["cluster", "--embeddings", "x.npy", "--clusters", "4", *QUICK]
     assert main(words) == 0
@@ -127,6 +157,15 @@ def test_without_labels_and_with_a_page_that_is_there(capsys):
         (["--label-column", "class"], "label_column: expected --labels with it, got none with 'class'"),
         (["--labels", "empty.txt"], "empty.txt, line 1: expected a label for each item, got an empty file"),
         (["--clusters", "100"], "clusters: expected at most 60, half of the 120 items, got 100"),
+        (
+            ["--labels", "labels.txt", "--sample", "1"],
+            "sample: expected 8 items or more, two for each of 4 clusters, got 1; take more, or leave it out",
+        ),
+        (["--clusters", "3", "--sample", "5"], "sample: expected 6 items or more, two for each of 3 clusters, got 5"),
+        (
+            ["--labels", "rare.txt", "--sample", "5"],
+            "sample: expected items of two classes or more, got 5 of 'b' alone; take more",
+        ),
         (["--clusters", "3", "--seeds", "1"], "seeds: expected a whole number, 2 or more, got 1"),
         (["--clusters", "3", "--exponents", "0"], "exponents: expected one beside 0 at least"),
         (["--clusters", "3", "--engine", "cuml"], "engine"),
@@ -137,6 +176,7 @@ def test_refusals_are_one_sentence_and_nothing_is_written(words, message, capsys
     Path("strange.tsv").write_text("id\tclass\nx\ta\n")
     Path("twice.tsv").write_text("0\ta\n0\tb\n")
     Path("empty.txt").write_text("")
+    Path("rare.txt").write_text("a\n" + "b\n" * 119)
     assert main(["cluster", "--embeddings", "x.npy", *words]) == 2
     said = capsys.readouterr().err
     assert message in said

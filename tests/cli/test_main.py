@@ -185,6 +185,16 @@ def test_python_dash_m_is_the_console_script():
             "--out: expected a file on this machine, got a URL",
         ),
         (["demo", "--seed", "-1"], "argument --seed: expected a whole number from 0"),
+        (
+            ["grid", "--config", "sts.yaml", "--temperatures", "-1", "1"],
+            "argument --temperatures: expected a positive number, got '-1'",
+        ),
+        (
+            ["grid", "--model.loss.margin", "-2", "--config", "sts.yaml", "--lr-factors", "1", "-1e-3"],
+            "argument --lr-factors: expected a positive number, got '-1e-3'",
+        ),
+        (["export", "--to", "npy", "--out", "x", "--embeddings", "a", "--alpha", "-1e-3"], "out: expected a file"),
+        (["grid", "--config", "sts.yaml", "--seeds", "-inf"], "--seeds: expected a positive whole number, got '-inf'"),
         (["demo", "--optimizer", "lion"], "argument --optimizer: invalid choice"),
         (["nothing"], "invalid choice: 'nothing'"),
         ([], "required: COMMAND"),

@@ -96,7 +96,7 @@ def _losses() -> Iterator[BadCall]:
             seed=[-1, 0.5, "3"],
             normalization=["dot"],
         )
-    yield from each(kind, losses.CosFace, table, margin=[-0.1, NAN, INF, "0.3"])
+    yield from each(kind, losses.CosFace, table, margin=[-0.1, 28.6, NAN, INF, "0.3"])
     yield from each(kind, losses.ArcFace, table, margin=[-0.1, 28.6, NAN, "0.5", None])
     yield from each(kind, losses.AdaFace, table, margin=[-0.1, 4], concentration=NOT_POSITIVE, momentum=[-0.1, 1, NAN])
     yield from each(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from lightning_normdyn import core, retrieval
 from lightning_normdyn.core.array_conversion import as_tensor, as_tensors
@@ -321,6 +322,11 @@ def test_a_memmap_is_read_in_pieces(tmp_path) -> None:
         (np.ma.masked_array([1.0, 2.0], [0, 1]), r"^x: expected numbers, got an array with 1 masked entries"),
         (np.ndarray, r"^x: expected a tensor or an array, got type"),
         (None, r"^x: expected a tensor or an array, got NoneType"),
+        (
+            sparse.csr_matrix(np.eye(2)),
+            r"^x: expected a tensor or an array, got csr_matrix; its \.toarray\(\) makes one",
+        ),
+        (sparse.coo_array(np.eye(2)), r"^x: expected a tensor or an array, got coo_array; its \.toarray\(\) makes one"),
     ],
 )
 def test_what_is_no_array_of_numbers_is_named(array, complaint) -> None:

@@ -1,6 +1,7 @@
 """Folders as sentence-transformers saves them, written by hand: prompts, poolings, layers, limits and precision."""
 
 import json
+import math
 import re
 import shutil
 
@@ -352,6 +353,35 @@ def test_a_name_that_cannot_be_had_is_refused_in_one_sentence(monkeypatch, compl
     assert len(calls) == 1
 
 
+def test_a_copy_in_the_cache_is_loaded_without_asking_the_hub_again(saved, monkeypatch):
+    """Without a network transformers asks for each file of a copy again and again, two minutes in all."""
+    hub = pytest.importorskip("huggingface_hub")
+    folder, asked, loads = saved(("Pooling", {"pooling_mode": "cls"}, None)), [], []
+
+    def model_info(api, model, **options):
+        asked.append(model)
+        raise ConnectionError("Name or service not known")
+
+    def cached_file(model, file, *, local_files_only):
+        assert local_files_only
+        return f"{folder}/{file}" if model_files.Path(f"{folder}/{file}").is_file() else None
+
+    monkeypatch.setattr(hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(model_files, "_SURE_SECONDS", math.inf)
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
+    for name in ("AutoModel", "AutoTokenizer"):
+        kind = getattr(__import__("transformers"), name)
+
+        def from_pretrained(_, load=kind.from_pretrained, local_files_only=False, **options):
+            loads.append(local_files_only)
+            return load(folder, **options)
+
+        monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
+    assert load_audited("maker/cached-model").encoder.pooling == "cls"
+    assert loads == [True, True]
+    assert asked == ["maker/cached-model"]
+
+
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     """The library asks six times for each file, within half a minute, unless it is to look into its cache alone."""
     hub, requests = pytest.importorskip("huggingface_hub"), []
@@ -361,6 +391,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr(hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(model_files, "_SURE_SECONDS", math.inf)
     monkeypatch.setattr(
         "huggingface_hub.file_download.get_hf_file_metadata", lambda **_: pytest.fail("asked for a file")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,14 +26,18 @@ class ClusteringSubject(NamedTuple):
         name: of the embeddings.
         notes: what a reader should know about the input.
         command: that made the comparison.
+        file: of the embeddings, as the command named it.
+        column: of it.
     """
 
     name: str
     notes: Sequence[str] = ()
     command: str = ""
+    file: str = "FILE"
+    column: str | None = None
 
 
-def clustering_advice(comparison: ClusteringComparison) -> str:
+def clustering_advice(comparison: ClusteringComparison, subject: ClusteringSubject) -> str:
     """How to run what the verdict says, in any library."""
     if not comparison.significant:
         return (
@@ -42,11 +47,13 @@ def clustering_advice(comparison: ClusteringComparison) -> str:
     exponent = comparison.best.exponent
     if exponent is None:
         return "Run any k-means on the vectors as they are; do not normalise them."
+    source = f"--embeddings {shlex.quote(subject.file)}"
+    source += "" if subject.column is None else f" --column {shlex.quote(subject.column)}"
     return (
         f"For a k-means that takes weights: points = lightning_normdyn.retrieval.norm_weights(x, {exponent:g}), then "
         "KMeans(k).fit(points.directions, sample_weight=points.weights). For one that takes none: normdyn export "
-        f"--embeddings FILE --alpha {exponent:g} --to npy --out folded.npy, then faiss.Kmeans(d, k, spherical=True) on "
-        "the folded vectors, as long as they are."
+        f"{source} --alpha {exponent:g} --to npy --out folded.npy, then faiss.Kmeans(d, k, spherical=True) on the "
+        "folded vectors, as long as they are."
     )
 
 
@@ -80,7 +87,7 @@ def write_clustering_numbers(folder: Path, comparison: ClusteringComparison, sub
     sentences = {
         "name": subject.name,
         "finding": comparison.sentence,
-        "advice": clustering_advice(comparison),
+        "advice": clustering_advice(comparison, subject),
         "significant": comparison.significant,
         "notes": list(subject.notes),
         "command": subject.command,
@@ -115,7 +122,7 @@ def write_clustering_page(folder: Path, comparison: ClusteringComparison, subjec
     headings, rows = clustering_rows(comparison)
     main = render(
         "clustering.html.j2",
-        advice=clustering_advice(comparison),
+        advice=clustering_advice(comparison, subject),
         notes=subject.notes,
         cards=arrange([Card("What norms gain", caption, (("", svg),))]),
         table=table("ways", "Ways to cluster", headings, rows, note=_TABLE_NOTE),

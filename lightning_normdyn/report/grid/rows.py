@@ -139,7 +139,8 @@ def _choices(findings: GridFindings) -> GridTable:
     ]
     note = (
         f"Leads are in {findings.headline} on validation, with the first seed: a choice that leads by little is flat, "
-        "and chance made it. Auto is the temperature at which a variant's scores spread as cosines do at the config's."
+        f"and chance made it; {show_number(None, '')} where no other was tried. Auto is the temperature at which a "
+        "variant's scores spread as cosines do at the config's."
     )
     return GridTable("choices", "What each variant chose on validation", "variant", columns, rows, note)
 

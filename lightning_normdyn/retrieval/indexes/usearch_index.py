@@ -24,6 +24,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _METRICS: dict[Metric, str] = {"inner_product": "ip", "euclidean": "l2sq", "cosine": "cos"}
 _TYPES = {"float32": "f32", "float16": "f16"}
+_FEWEST_NEIGHBOURS, _FEWEST_LOOKED_AT = 2, 1  # every file of USearch is a graph: the least that builds one
 _SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 
 
@@ -34,7 +35,8 @@ class USearchIndex(IndexFile):
     nodes a search looks at.
 
     Args:
-        destination: ``out`` is the file; ``index`` is ``hnsw``, or ``flat`` for searches that compare all.
+        destination: ``out`` is the file; ``index`` is ``hnsw``, or ``flat`` for searches that compare
+            all, whose graph is the smallest that USearch builds.
     """
 
     target, library = "usearch", "USearch"
@@ -55,8 +57,8 @@ class USearchIndex(IndexFile):
             ndim=contents.dim,
             metric=_METRICS[contents.metric],
             dtype=_TYPES[self.destination.dtype],
-            connectivity=parameters.m,
-            expansion_add=parameters.ef_construction,
+            connectivity=_FEWEST_NEIGHBOURS if self._is_exact else parameters.m,
+            expansion_add=_FEWEST_LOOKED_AT if self._is_exact else parameters.ef_construction,
         )
 
     def _set_parameters(self, contents: Contents, row_count: int) -> None:
@@ -69,6 +71,8 @@ class USearchIndex(IndexFile):
         self.width = SearchWidth.of(self.destination.parameters, defaults, self.destination.first_width)
 
     def _add(self, vectors: Numbers, numbers: Numbers) -> None:
+        if self._is_exact:
+            self._index.expansion_add = _FEWEST_LOOKED_AT  # which a file that is added to does not keep
         self._index.add(numbers, vectors)
 
     def _nearest(self, queries: Numbers, depth: int) -> tuple[Numbers, Numbers]:

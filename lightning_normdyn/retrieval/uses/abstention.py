@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensor, as_tensors
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_share
+from lightning_normdyn.core.statistics.directions import finite_rows
 from lightning_normdyn.core.statistics.interval import check_level
-from lightning_normdyn.core.tensor_checks import check_columns, check_real_tensors
+from lightning_normdyn.core.tensor_checks import check_columns
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
-from lightning_normdyn.retrieval.uses.confidence import Detection, detection_table
+from lightning_normdyn.retrieval.uses.confidence import Detection, check_finite_scores, detection_table
 
 _RANKS = 20
 """Thresholds that are tried, at equal steps of the share of queries answered."""
@@ -50,10 +50,9 @@ def recall_auroc(
         >>> recall_auroc({"norm": x.norm(dim=1)}, x, labels)["norm"].auroc.value
         1.0
     """
-    (vectors,), (classes,) = as_embeddings(embeddings=embeddings), as_tensors(labels=labels)
+    vectors, (classes,) = finite_rows("embeddings", embeddings), as_tensors(labels=labels)
     columns = as_columns("confidences", confidences)
-    check_real_tensors(embeddings=vectors)
-    if vectors.ndim != 2 or len(vectors) < 2:
+    if len(vectors) < 2:
         raise ValueError(f"embeddings: expected [n, d] of two items at least, got {tuple(vectors.shape)}")
     if classes.shape != vectors.shape[:1] or classes.is_floating_point():
         raise ValueError(
@@ -62,6 +61,8 @@ def recall_auroc(
     check_columns("confidences", columns, len(vectors))
     if not columns:
         raise ValueError("confidences: expected one column by name at least, got none; norms are one")
+    for name, column in columns.items():
+        check_finite_scores(f"confidences[{name!r}]", column)
     directions, items = rescale(vectors.detach(), 1.0), torch.arange(len(vectors))
     nearest = exact_top_k(directions, directions, 1, excluded_pairs=(items, items)).indices.squeeze(1).cpu()
     is_right = classes.cpu()[nearest] == classes.cpu()

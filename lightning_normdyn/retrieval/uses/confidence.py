@@ -199,6 +199,20 @@ class Detection(NamedTuple):
     over_baseline: Interval
 
 
+def check_finite_scores(name: str, scores: Tensor) -> None:
+    """Refuses scores that put nothing in order.
+
+    Raises:
+        ValueError: naming them.
+    """
+    bad = int((~scores.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: expected finite numbers, got NaN or infinite ones for {bad} of {len(scores)} items; leave those "
+            "items out"
+        )
+
+
 def detection_table(
     in_distribution: Mapping[str, ArrayLike],
     out_of_distribution: Mapping[str, ArrayLike],
@@ -242,6 +256,7 @@ def detection_table(
                 raise ValueError(
                     f"{name}: expected one number for each of {len(group[baseline])} items, got {tuple(scores.shape)}"
                 )
+            check_finite_scores(name, scores)
     positives, negatives = (
         torch.stack([group[name].detach().cpu().double() for name in names])
         for group in (in_distribution, out_of_distribution)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 _SECONDS = 3.0  # that the hub has to answer in
+_SURE_SECONDS = 60.0  # after which it is asked again
 _SAFE, _SHARDS, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
@@ -34,16 +37,18 @@ class ModelFiles:
     def __init__(self, model: str) -> None:
         self.model = model
         self.is_folder = Path(model).is_dir()
-        self._is_offline: bool | None = None
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether files come from the hub's cache alone, for the hub does not answer."""
+        return not self.is_folder and not _hub_answers(self.model, int(time.monotonic() // _SURE_SECONDS))
 
     def path(self, file: str) -> Path | None:
         """Where a file lies on this machine."""
         if self.is_folder:
             place: Path | None = Path(self.model) / file
         else:
-            if self._is_offline is None:
-                self._is_offline = not _hub_answers(self.model)
-            place = _downloaded(self.model, file, from_cache=self._is_offline)
+            place = _downloaded(self.model, file, from_cache=self.from_cache)
         return place if place is not None and place.is_file() else None
 
     def object(self, file: str) -> dict[str, Any] | None:
@@ -141,8 +146,9 @@ def unknown(model: str, error: Exception) -> ValueError:
     )
 
 
-def _hub_answers(model: str) -> bool:
-    """Whether the hub can be reached, asked once: of each file the library asks six times within half a minute."""
+@lru_cache(maxsize=16)
+def _hub_answers(model: str, _minute: int) -> bool:
+    """Whether the hub can be reached, asked once a minute: of each file the library asks six times in half of it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -95,8 +95,8 @@ class PretrainedTextEncoder(PromptedTextEncoder):
         self.has_normalize = modules.has_normalize
         files = ModelFiles(model)
         with _named_in_errors(model):
-            self.tokenizer = _tokenizer(model, modules, trust_remote_code)
-            loaded = _loaded(model, modules, dtype or "float32", trust_remote_code)
+            self.tokenizer = _tokenizer(files, modules, trust_remote_code)
+            loaded = _loaded(files, modules, dtype or "float32", trust_remote_code)
         self.model = _tokens_encoder(loaded)
         # Loaded in evaluation mode, which a trainer would keep: dropout would never be on.
         self.layers = SentenceLayers(files, modules.layers, self.model.config.hidden_size * len(self.modes))
@@ -191,10 +191,10 @@ def _transformer_modules(model: str, pooling: Pooling | None) -> SentenceModules
     return modules
 
 
-def _tokenizer(model: str, modules: SentenceModules, trust_remote_code: bool) -> Any:
+def _tokenizer(files: ModelFiles, modules: SentenceModules, trust_remote_code: bool) -> Any:
     (auto_tokenizer,) = transformers_classes("AutoTokenizer")
-    options = {**_place(modules), **modules.options("tokenizer"), "trust_remote_code": trust_remote_code}
-    tokenizer = auto_tokenizer.from_pretrained(model, **options)
+    options = {**_place(files, modules), **modules.options("tokenizer"), "trust_remote_code": trust_remote_code}
+    tokenizer = auto_tokenizer.from_pretrained(files.model, **options)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -203,22 +203,24 @@ def _tokenizer(model: str, modules: SentenceModules, trust_remote_code: bool) ->
     return tokenizer
 
 
-def _loaded(model: str, modules: SentenceModules, dtype: str, trust_remote_code: bool) -> Any:
+def _loaded(files: ModelFiles, modules: SentenceModules, dtype: str, trust_remote_code: bool) -> Any:
     import transformers
 
-    config = ModelFiles(model).object(modules.first.file("config.json")) or {}
+    config = files.object(modules.first.file("config.json")) or {}
     names = [name for name in config.get("architectures") or [] if name.endswith("EncoderModel")]
     # Of an encoder that was saved without its decoder, AutoModel would make a decoder of random weights.
     auto_model = getattr(transformers, names[0], None) if names else None
     (auto_model,) = transformers_classes("AutoModel") if auto_model is None else [auto_model]
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    options = {**_place(modules), **modules.options("config"), **modules.options("model")}
+    options = {**_place(files, modules), **modules.options("config"), **modules.options("model")}
     options["dtype" if version >= (4, 56) else "torch_dtype"] = "auto" if dtype == "auto" else getattr(torch, dtype)
-    return auto_model.from_pretrained(model, **options, trust_remote_code=trust_remote_code)
+    return auto_model.from_pretrained(files.model, **options, trust_remote_code=trust_remote_code)
 
 
-def _place(modules: SentenceModules) -> dict[str, str]:
-    return {"subfolder": modules.first.path} if modules.first.path else {}
+def _place(files: ModelFiles, modules: SentenceModules) -> dict[str, Any]:
+    """Where transformers is to look; where the hub does not answer, it would ask for each file again and again."""
+    folder = {"subfolder": modules.first.path} if modules.first.path else {}
+    return folder | ({"local_files_only": True} if files.from_cache else {})
 
 
 def _lower(tokenizer: Any) -> None:

@@ -31,6 +31,7 @@ def collection(*, hub=True, seed=0):
     documents *= norms[:, None]
     best = np.argsort(-(queries @ documents.T), axis=1)[:, :3]
     pairs = [(query, int(document), 1.0) for query, row in enumerate(best) for document in row]
+    pairs += [(query, 17, 0.0) for query in range(5) if 17 not in best[query]]  # judged and found irrelevant
     return queries, documents, pairs
 
 
@@ -75,7 +76,7 @@ def test_hubs_are_those_of_a_loop_over_all_pairs():
     assert hubs.count == len(expected) > 3
     listed = sorted(expected, key=lambda row: (-most[row], -counts[0][row] - counts[1][row], row))[:12]
     assert [hub.document for hub in hubs.listed] == listed
-    relevant = Counter(document for _, document, _ in pairs)
+    relevant = Counter(document for _, document, grade in pairs if grade > 0)
     for hub in hubs.listed:
         row = hub.document
         assert (hub.by_cosine, hub.by_advice, hub.relevant) == (counts[0][row], counts[1][row], relevant[row])

@@ -112,6 +112,18 @@ def test_rows_are_appended_by_id(kind, keep_norm):
             export_rows(source, kind, f"x.{kind}", folding, append=True, **options)
 
 
+def test_usearchs_flat_index_is_exact_with_the_smallest_graph():
+    """Every file of USearch is a graph, which 'flat' does not search: a good one took a hundred times as long."""
+    usearch = pytest.importorskip("usearch.index")
+    documents, queries = embeddings(500)
+    ids, folding = [f"d{row}" for row in range(500)], Folding("dot")
+    export_rows(source_of(documents[:400], ".", ids=ids[:400]), "usearch", "x.usearch", folding)
+    assert usearch.Index.restore("x.usearch").connectivity == 2
+    writer = export_rows(source_of(documents, ".", ids=ids), "usearch", "x.usearch", folding, append=True)
+    best = np.argsort(-(np.asarray(queries, np.float64) @ np.asarray(documents, np.float64).T), axis=1)[:, :10]
+    assert writer.search(queries, 10).ids == [[ids[row] for row in ranking] for ranking in best]
+
+
 def test_rows_that_were_there_are_said(capsys):
     np.save("a.npy", embeddings(60)[0])
     np.save("b.npy", 2 * embeddings(80)[0])

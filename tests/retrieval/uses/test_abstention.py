@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lightning_normdyn.retrieval import abstention_table, conformal_threshold, recall_auroc
+from lightning_normdyn.retrieval import abstention_table, conformal_threshold, detection_table, recall_auroc
 from lightning_normdyn.retrieval.uses.abstention import risk_p_value
 
 
@@ -58,6 +58,21 @@ def test_r_auroc_is_high_where_norms_are_certainties():
     certainty = torch.rand(400, 1, generator=draw) * 3
     embeddings = torch.eye(8)[labels] * certainty + 0.5 * torch.randn(400, 8, generator=draw)
     assert recall_auroc({"norm": certainty.squeeze(1)}, embeddings, labels)["norm"].auroc.low > 0.7
+
+
+def test_what_is_not_finite_is_named_as_the_caller_names_it():
+    embeddings, labels = torch.eye(4), torch.arange(4) % 2
+    broken, norms = embeddings.clone(), embeddings.norm(dim=1)
+    broken[2, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"^embeddings: expected finite numbers, got NaN or infinite ones in row 2; "):
+        recall_auroc({"norm": norms}, broken, labels)
+    norms[3] = torch.inf
+    with pytest.raises(
+        ValueError, match=r"^confidences\['norm'\]: expected finite numbers, .* for 1 of 4 items; leave"
+    ):
+        recall_auroc({"norm": norms}, embeddings, labels)
+    with pytest.raises(ValueError, match=r"^norm: expected finite numbers, got NaN or infinite ones for 1 of 4 items"):
+        detection_table({"norm": norms}, {"norm": torch.ones(2)}, baseline="norm")
 
 
 @pytest.mark.parametrize(("n", "coverage"), [(9, 0.9), (19, 0.9), (30, 0.8), (7, 0.5)])
