@@ -66,13 +66,13 @@ class Trial(NamedTuple):
 
     Attributes:
         lr: the peak of its learning rate.
-        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature_factor: its temperature, in units of the one at which its scores spread like those of cosine.
         temperature: of its loss.
         validation: the headline; ``None`` where it is not finite.
     """
 
     lr: float
-    warmth: float
+    temperature_factor: float
     temperature: Number
     validation: Number
 
@@ -84,16 +84,16 @@ class ChosenSettings(NamedTuple):
         lr: the peak of its learning rate.
         lr_lead: how much better its headline is on validation than with the next best rate, at the temperature at which
             rates were tried; ``None`` without another.
-        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
-        warmth_lead: the same as ``lr_lead`` of temperatures.
+        temperature_factor: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature_lead: the same as ``lr_lead`` of temperatures.
         temperature: of its loss, mean over seeds.
         trials: settings that were tried.
     """
 
     lr: float
     lr_lead: Number
-    warmth: float
-    warmth_lead: Number
+    temperature_factor: float
+    temperature_lead: Number
     temperature: Number
     trials: int
 
@@ -118,7 +118,7 @@ class GridRun:
             ``irrelevant_norm``.
         dynamics: last value of each scalar of ``NormDynamics``, by key.
         seconds: how long it took.
-        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature_factor: its temperature, in units of the one at which its scores spread like those of cosine.
         temperature: of its loss at the end.
         in_training: of each test query, whether training wants a document that it wants; ``None`` if nobody knows.
         out_of_domain: headline of each test query of further sets, by set and by the similarity that scored it:
@@ -137,10 +137,13 @@ class GridRun:
     course: Mapping[str, Sequence[Number]]
     dynamics: Mapping[str, Number]
     seconds: float
-    warmth: float = 1.0
+    temperature_factor: float = 1.0
     temperature: Number = None
     in_training: Sequence[bool] | None = None
     out_of_domain: Mapping[str, Mapping[str, Sequence[Number]]] = field(default_factory=dict)
+
+
+_FORMER_NAMES = {"warmth": "temperature_factor"}
 
 
 def write_grid_run(file: Path, run: GridRun) -> None:
@@ -157,6 +160,6 @@ def read_grid_run(file: Path) -> GridRun:
     """
     content_bytes = file.read_bytes()
     try:
-        return GridRun(**json.loads(content_bytes))
-    except (TypeError, ValueError) as error:
+        return GridRun(**{_FORMER_NAMES.get(name, name): value for name, value in json.loads(content_bytes).items()})
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to train that variant again") from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from flat_pieces_worker import ENCODER, STEPS, TABLE, WRAPS, Plain, train
+from rank_starter import run_ranks
 from small_models import pair_batches, seeded
 
 pytestmark = pytest.mark.slow
@@ -21,9 +20,7 @@ SHARDED = ("sharded", "flat", "between", "unit")
 def outcomes(tmp_path_factory):
     """What each wrapping gave of each target, on the first rank."""
     folder = tmp_path_factory.mktemp("fsdp1")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, folder)
     return torch.load(folder / "rank-0.pt", weights_only=True)
 
 

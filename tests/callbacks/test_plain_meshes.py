@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_starter import run_ranks
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
 from plain_mesh_worker import MAX_SCALE, Proxies, Retriever, batches, columns, scales
@@ -19,9 +18,7 @@ WORKER = Path(__file__).with_name("plain_mesh_worker.py")
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain_meshes")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finished = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=200)
-    assert finished.returncode == 0, finished.stderr[-4_000:]
+    run_ranks(WORKER, folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from plain_ranks_worker import STEPS, Dense, train
+from rank_starter import run_ranks
 from small_models import pair_batches, seeded
 
 from lightning_normdyn.history import read_run
@@ -21,9 +20,7 @@ WORKER = Path(__file__).with_name("plain_ranks_worker.py")
 def folder(tmp_path_factory):
     """Where the two processes left their findings."""
     folder = tmp_path_factory.mktemp("plain_ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, folder)
     return folder
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rank_starter import run_ranks
 from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, WithTable, batches, dynamics, head_dynamics
 
 from lightning_normdyn.callbacks import NormDynamics
@@ -30,9 +29,7 @@ ILL_POSED = (
 def ranks(tmp_path_factory):
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("sharded")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -127,9 +124,7 @@ def test_ranks_that_share_a_batch_are_told_apart(replicas, shared):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="streams and NCCL need two GPUs; the rest runs on CPU ranks")
 def test_on_gpus_too(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(WORKER), str(tmp_path), "gpu"], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, tmp_path, "gpu")
     for rank in (0, 1):
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True, map_location="cpu")
         for alone, observed in found["law one"].values():

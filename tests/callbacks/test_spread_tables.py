@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rank_starter import run_ranks
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
 from spread_table_worker import CASES, STEPS, half_way, resume, run
@@ -33,9 +32,7 @@ def folder(tmp_path_factory):
     """Where four processes left what they found, given the state of one."""
     folder = tmp_path_factory.mktemp("spread_tables")
     torch.save(half_way(), folder / "half.pt")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    finished = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=400)
-    assert finished.returncode == 0, finished.stderr[-4_000:]
+    run_ranks(WORKER, folder, ranks=4, timeout=400)
     return folder
 
 

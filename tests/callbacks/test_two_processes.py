@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rank_starter import run_ranks
 from small_models import BATCH, Lit, pair_batches, seeded
 from two_process_worker import (
     CONTRAST_TARGETS,
@@ -35,11 +33,7 @@ WORKER = Path(__file__).with_name("two_process_worker.py")
 def folder(tmp_path_factory):
     """Where the two processes left their findings."""
     folder = tmp_path_factory.mktemp("ddp")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    # Lightning leaves its seed to child processes in the environment; that of another test is not theirs.
-    own = {name: value for name, value in os.environ.items() if name not in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
-    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300, env=own)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, folder)
     return folder
 
 

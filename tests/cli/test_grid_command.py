@@ -225,13 +225,16 @@ def test_weights_that_changed_since_the_last_validation_are_encoded_again(
 def test_a_temperature_is_in_units_of_what_spreads_like_cosine(workplace: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(workplace)
     temperatures = {}
-    for variant, warmth in (("cosine", 2.0), ("dot", 1.0), ("dot", 2.0)):
-        plan = Plan(("--config", "grid.yaml"), (variant,), (0.01,), (0,), tmp_path, 1, (warmth,))
+    for variant, temperature_factor in (("cosine", 2.0), ("dot", 1.0), ("dot", 2.0)):
+        plan = Plan(("--config", "grid.yaml"), (variant,), (0.01,), (0,), tmp_path, 1, (temperature_factor,))
         job = plan.trials()[1]
         work(job)
         run = read_grid_run(job.result)
-        assert (job.name, run.warmth) == (f"{variant}-lr0.01-t{warmth:g}-seed0", warmth)
-        temperatures[variant, warmth] = run.temperature
+        assert (job.name, run.temperature_factor) == (
+            f"{variant}-lr0.01-t{temperature_factor:g}-seed0",
+            temperature_factor,
+        )
+        temperatures[variant, temperature_factor] = run.temperature
     assert temperatures["cosine", 2.0] == pytest.approx(0.1)  # twice the config's
     assert temperatures["dot", 2.0] == pytest.approx(2 * temperatures["dot", 1.0])
     assert temperatures["dot", 1.0] != pytest.approx(0.05, rel=0.1)
@@ -505,7 +508,7 @@ def kill_a_worker(name: str) -> None:
             with suppress(OSError):
                 job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-2]
                 wanted = json.loads(Path(job).read_text())
-                words = f"{wanted['variant']}-lr{wanted['lr']:g}-t{wanted['warmth']:g}-seed{wanted['seed']}"
+                words = f"{wanted['variant']}-lr{wanted['lr']:g}-t{wanted['temperature_factor']:g}-seed{wanted['seed']}"
                 status = Path(f"/proc/{process}/status").read_text()
                 found += [int(status.split("PPid:\t")[1].split("\n")[0])] * (words == name)
         return found

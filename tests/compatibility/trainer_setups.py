@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from rank_starter import run_ranks
 from setups import Setup
 from small_transformers import bert_classifier
 from tally import TableTally
@@ -67,9 +66,7 @@ def by_two_processes(run):
     """All three trainings at once, when the first is asked for; the first rank logs."""
     folder = run.folder.parent
     if run.tally is not None:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        worker = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
-        assert worker.returncode == 0, worker.stderr[-4000:]
+        run_ranks(WORKER, folder)
     name = "alone" if run.tally is not None else "resumed" if run.resumes else "whole"
     first, second = (torch.load(folder / f"rank-{rank}.pt", weights_only=True)[name] for rank in (0, 1))
     assert not [name for name, value in first["weights"].items() if not torch.equal(value, second["weights"][name])]

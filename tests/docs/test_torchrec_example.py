@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
 
 import pytest
 from code_blocks import DOCS, ROOT
+from rank_starter import run_ranks
 
 EXAMPLE = DOCS / "examples/torchrec_movielens.py"
 RATINGS = ROOT / "../shared/data/ml_latest_small/ratings.tsv.gz"
@@ -21,10 +20,8 @@ LINE = re.compile(
 @pytest.mark.skipif(not RATINGS.exists(), reason="needs ../shared/data")
 def test_movielens_trains_under_torchrec():
     pytest.importorskip("torchrec", exc_type=ImportError)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(EXAMPLE), str(RATINGS)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-4_000:]
-    tables = {table: list(map(float, numbers)) for table, *numbers in LINE.findall(run.stdout)}
+    first, _ = run_ranks(EXAMPLE, RATINGS)
+    tables = {table: list(map(float, numbers)) for table, *numbers in LINE.findall(first)}
     assert list(tables) == ["user", "film"]
     for start, end, spread, unmet_rows, error in tables.values():
         assert end > 1.5 * start

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from apart_worker import STEPS
+from rank_starter import run_ranks
 
 WORKER = Path(__file__).with_name("apart_worker.py")
 ENDED = "'encoder' is not measured any more after step "
@@ -41,9 +40,7 @@ SENTENCES = {
 def ranks(tmp_path_factory):
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("apart")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=90)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, folder, timeout=90)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

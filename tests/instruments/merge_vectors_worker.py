@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 import torch.distributed as dist
 
@@ -18,13 +20,17 @@ CASES = {"unequal": (4, 2), "none on the second": (3, 0), "too many": (9, 4), "n
 MOST_ROWS = 5
 
 
-def merge(rank, folder):
+def main(folder):
     """Merges every case as one of two processes and keeps the outcome."""
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), present_ranks(torch.device("cpu"))
+    merged = {}
+    for name, rows in CASES.items():
+        vectors = vectors_of(rank, rows[rank]) if rows[rank] else None
+        merged[name] = ranks.merge_vectors(vectors, most_rows=MOST_ROWS)
+    torch.save(merged, f"{folder}/{rank}.pt")
+
+
+if __name__ == "__main__":
     with ended_process_group():
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-        ranks = present_ranks(torch.device("cpu"))
-        merged = {}
-        for name, rows in CASES.items():
-            vectors = vectors_of(rank, rows[rank]) if rows[rank] else None
-            merged[name] = ranks.merge_vectors(vectors, most_rows=MOST_ROWS)
-        torch.save(merged, f"{folder}/{rank}.pt")
+        main(sys.argv[1])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from merge_vectors_worker import CASES, MOST_ROWS, merge, vectors_of
+from merge_vectors_worker import CASES, MOST_ROWS, vectors_of
+from rank_starter import run_ranks
 
 from lightning_normdyn.instruments.ranks import Ranks
 
 
 def test_two_processes_see_the_vectors_of_both(tmp_path):
-    torch.multiprocessing.spawn(merge, args=(str(tmp_path),), nprocs=2)
+    run_ranks(Path(__file__).with_name("merge_vectors_worker.py"), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, rows in CASES.items():
         held = [vectors_of(rank, count) for rank, count in enumerate(rows) if count]

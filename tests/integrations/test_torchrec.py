@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rank_starter import run_ranks
 
 pytest.importorskip("torchrec", exc_type=ImportError)
 from sharded_recommender import KINDS, LR, ROWS, STEPS, TABLES, ByHand, features
@@ -27,10 +26,8 @@ DIFFERENCES = ("residual", "skill", "stderr")  # of next to nothing
 def folder(tmp_path_factory):
     """Where one process, and then two, left what they found."""
     folder = tmp_path_factory.mktemp("torchrec")
-    for ranks in ("1", "2"):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
-        run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
-        assert run.returncode == 0, run.stderr[-4_000:]
+    for ranks in (1, 2):
+        run_ranks(WORKER, folder, ranks=ranks)
     return folder
 
 

@@ -9,6 +9,7 @@ import copy
 import os
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -215,6 +216,8 @@ def main(folder):
 
 
 if __name__ == "__main__":
+    # torch says there that a collective is deprecated.
+    warnings.filterwarnings("error", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     with ended_process_group():
         main(sys.argv[1])
     sys.stdout.flush()

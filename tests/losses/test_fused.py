@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import subprocess
 import sys
 import warnings
@@ -14,6 +13,7 @@ import contrast_oracle as oracle
 import pytest
 import torch
 from fused_worker import CASES, DIRECTIONS, GRID, LEFT_ALONE, LONG, PRECISION, RANKS, SHAPES, SPLIT, ZEROS, batch
+from rank_starter import run_ranks
 
 from lightning_normdyn.core import split_radial_tangential
 from lightning_normdyn.core.fused import language
@@ -30,19 +30,11 @@ OF_SCALARS = {torch.bfloat16: 5e-5, torch.float16: 1e-3}
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
-def run(folder, *torchrun):
-    command = [sys.executable, *torchrun, str(WORKER), str(folder)]
-    finished = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert finished.returncode == 0, finished.stderr[-4_000:]
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process finds for every case."""
     folder = tmp_path_factory.mktemp("fused")
-    run(folder)
+    run_ranks(WORKER, folder, ranks=1, start_method="spawn", TRITON_INTERPRET="1")
     return torch.load(folder / "alone.pt", weights_only=True)
 
 
@@ -50,7 +42,7 @@ def alone(tmp_path_factory):
 def of_ranks(tmp_path_factory):
     """What each of two ranks finds."""
     folder = tmp_path_factory.mktemp("ranks")
-    run(folder, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run_ranks(WORKER, folder, start_method="spawn", TRITON_INTERPRET="1")
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
 

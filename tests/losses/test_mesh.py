@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_starter import run_ranks
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
 from mesh_worker import Retriever, full_softmax, train, variation, watched, weights
@@ -27,13 +25,7 @@ WORKER = Path(__file__).with_name("mesh_worker.py")
 def ranks(tmp_path_factory):
     """What each of four processes found."""
     folder = tmp_path_factory.mktemp("mesh")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    # Where torch says that a collective is deprecated; in the environment, since torchrun hands on no -W.
-    environment = os.environ | {"PYTHONWARNINGS": "error::FutureWarning:torch.distributed.c10d_logger"}
-    finished = subprocess.run(
-        [*launch, str(WORKER), str(folder)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr[-4_000:]
+    run_ranks(WORKER, folder, ranks=4)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(4)]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_starter import run_ranks
 from ranks_worker import CASES, DISAGREEMENTS, FINITE, HEADS, LARGEST, PAIRS, SUMS
 
 pytestmark = pytest.mark.slow
@@ -20,10 +19,7 @@ def found(tmp_path_factory):
     """What each rank of each world found."""
     folder = tmp_path_factory.mktemp("ranks")
     for world in range(1, LARGEST + 1):
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
-        command = [sys.executable, *torchrun, str(WORKER), str(folder)]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert finished.returncode == 0, finished.stderr[-4_000:]
+        run_ranks(WORKER, folder, ranks=world)
     return {
         world: [torch.load(folder / f"world-{world}-rank-{rank}.pt", weights_only=True) for rank in range(world)]
         for world in range(1, LARGEST + 1)

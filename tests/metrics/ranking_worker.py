@@ -1,4 +1,4 @@
-"""Computes the ranking metrics on one of two ranks: ``python ranking_worker.py FOLDER RANK``."""
+"""Computes the ranking metrics on two ranks: ``torchrun --nproc-per-node 2 ranking_worker.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from lightning_normdyn import metrics
 from lightning_normdyn.cli.process_group import ended_process_group
 
 
-def main(folder, rank):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
+def main(folder):
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     items = drawn(4, True)
     found = {}
     for name in ("RankingNDCG", "RankingMRR", "RankingRecall", "RankingMAP", "RankingHitRate"):
@@ -29,4 +30,4 @@ def main(folder, rank):
 
 if __name__ == "__main__":
     with ended_process_group():
-        main(sys.argv[1], int(sys.argv[2]))
+        main(sys.argv[1])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from metric_inputs import SHARES, batches
+from rank_starter import run_ranks
 
 from lightning_normdyn.metrics import norm_diagnostics
 
@@ -28,10 +27,7 @@ def alone():
 
 @pytest.mark.parametrize("world", [world for world in SHARES if world > 1])
 def test_ranks_agree_with_one_process(alone, world, tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    command = [sys.executable, *torchrun, str(WORKER), str(tmp_path)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr[-4_000:]
+    run_ranks(WORKER, tmp_path, ranks=world)
     for rank, share in enumerate(SHARES[world]):
         left = torch.load(tmp_path / f"world-{world}-rank-{rank}.pt", weights_only=True)
         assert left["own numbers afterwards"] == 3 * share  # norm, length, frequency: the ranks' own again

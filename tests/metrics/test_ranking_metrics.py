@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 import torchmetrics
 from packaging.version import Version
+from rank_starter import run_ranks
 from ranking_items import drawn
 from torchmetrics.retrieval import RetrievalMRR
 
@@ -88,11 +87,7 @@ def test_torchmetrics_takes_negative_scores_for_nothing():
 @pytest.mark.slow
 def test_two_ranks_give_what_one_process_gives(tmp_path):
     """The second of them sees nothing of the last kind."""
-    command = [sys.executable, str(Path(__file__).with_name("ranking_worker.py")), str(tmp_path)]
-    ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    for rank in ranks:
-        _, said = rank.communicate(timeout=120)
-        assert rank.returncode == 0, said[-4_000:]
+    run_ranks(Path(__file__).with_name("ranking_worker.py"), tmp_path)
     items = drawn(4, True)
     for rank in range(2):
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)

@@ -1,12 +1,11 @@
 """One word of YAML swaps the normalization in every family, in either precision, on one process and on two."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from every_family import CONFIGS, trainings_of
+from rank_starter import run_ranks
 
 WORKER = Path(__file__).with_name("every_family.py")
 FAMILIES = {"clip", "fewshot", "finetune", "kg", "rag", "recsys", "retrieval", "sts", "tokens"}
@@ -21,10 +20,7 @@ def test_every_family_has_a_configuration() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_one_word_swaps_the_normalization(processes: int, tmp_path: Path) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
-    command = [sys.executable, *launch, str(WORKER), str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path, check=False)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_ranks(WORKER, tmp_path, ranks=processes, timeout=900)
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(processes)]
     expected = {
         f"{family} {variant} {precision}": variant

@@ -34,15 +34,21 @@ def test_each_variant_takes_the_rate_that_validation_likes() -> None:
 def test_each_variant_takes_the_temperature_that_validation_likes_and_says_by_how_much() -> None:
     tried = {(1e-3, 1.0): 0.40, (3e-3, 1.0): 0.50, (9e-3, 1.0): None, (3e-3, 0.5): 0.44, (3e-3, 2.0): 0.57}
     runs = [
-        a_run("cosine", lr=lr, warmth=warmth, validation=value, temperature=0.05 * warmth)
-        for (lr, warmth), value in tried.items()
+        a_run(
+            "cosine",
+            lr=lr,
+            temperature_factor=temperature_factor,
+            validation=value,
+            temperature=0.05 * temperature_factor,
+        )
+        for (lr, temperature_factor), value in tried.items()
     ]
-    repeat = a_run("cosine", lr=3e-3, warmth=2.0, seed=1, validation=0.1, temperature=0.3)
+    repeat = a_run("cosine", lr=3e-3, temperature_factor=2.0, seed=1, validation=0.1, temperature=0.3)
     found = find([*runs, repeat], task="t", symmetry=ASYMMETRIC)
     assert found.comparison.seeds == 2
     settings = found.choices["cosine"]
-    assert (settings.lr, settings.warmth, settings.trials) == (3e-3, 2.0, 5)
-    assert settings.warmth_lead == pytest.approx(0.57 - 0.50)
+    assert (settings.lr, settings.temperature_factor, settings.trials) == (3e-3, 2.0, 5)
+    assert settings.temperature_lead == pytest.approx(0.57 - 0.50)
     assert settings.lr_lead == pytest.approx(0.50 - 0.40)  # where rates were tried
     assert settings.temperature == pytest.approx((0.1 + 0.3) / 2)
     assert [trial[:2] for trial in found.trials["cosine"]] == sorted(tried)
@@ -51,8 +57,8 @@ def test_each_variant_takes_the_temperature_that_validation_likes_and_says_by_ho
 def test_a_rate_is_judged_among_trials_of_its_temperature() -> None:
     trials = [Trial(0.1, 1.0, None, 0.5), Trial(0.3, 1.0, None, 0.6), Trial(0.1, 2.0, None, 0.9)]
     assert lead(trials, Choice(0.3), "lr") == pytest.approx(0.1)
-    assert lead(trials, Choice(0.1, 2.0), "warmth") == pytest.approx(0.4)
-    assert lead(trials, Choice(0.3), "warmth") is None
+    assert lead(trials, Choice(0.1, 2.0), "temperature_factor") == pytest.approx(0.4)
+    assert lead(trials, Choice(0.3), "temperature_factor") is None
 
 
 @pytest.mark.parametrize(
@@ -208,9 +214,12 @@ def test_a_diagnosis_is_that_of_the_functions_it_names() -> None:
 
 
 def test_a_run_survives_the_disk(tmp_path) -> None:
-    run = a_run("qnorm", validation=None)
+    run = a_run("qnorm", validation=None, temperature_factor=2.0)
     write_grid_run(tmp_path / "a" / "result.json", run)
     assert read_grid_run(tmp_path / "a" / "result.json") == run
+    with_former_name = (tmp_path / "a" / "result.json").read_text().replace("temperature_factor", "warmth")
+    (tmp_path / "former.json").write_text(with_former_name)
+    assert read_grid_run(tmp_path / "former.json") == run
     (tmp_path / "a" / "result.json").write_text('{"variant": ')
     with pytest.raises(ValueError, match="is damaged"):
         read_grid_run(tmp_path / "a" / "result.json")

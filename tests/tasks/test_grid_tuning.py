@@ -25,11 +25,16 @@ def made_up(plan: Plan, measure) -> Trainings:
 
     def run(jobs):
         for job in jobs:
-            value = measure(job.variant, job.lr, job.warmth)
+            value = measure(job.variant, job.lr, job.temperature_factor)
             if job.variant == "untrained":
                 write_json(job.result, {})
             elif value is not None:
-                settings = {"lr": job.lr, "warmth": job.warmth, "seed": job.seed, "temperature": 0.1 * job.warmth}
+                settings = {
+                    "lr": job.lr,
+                    "temperature_factor": job.temperature_factor,
+                    "seed": job.seed,
+                    "temperature": 0.1 * job.temperature_factor,
+                }
                 write_grid_run(job.result, a_run(job.variant, validation=value, **settings))
         return {}
 
@@ -39,15 +44,15 @@ def made_up(plan: Plan, measure) -> Trainings:
 def test_a_list_that_ends_at_its_best_goes_on_once(tmp_path) -> None:
     plan = Plan((), ("cosine", "dot"), (0.1, 0.3), (0, 1), tmp_path, 1, (0.5, 1.0, 2.0))
 
-    def measure(variant: str, lr: float, warmth: float) -> float:
+    def measure(variant: str, lr: float, temperature_factor: float) -> float:
         """Cosine likes 0.3 and 1, beyond no list; dot likes the highest of both."""
-        lr_loss, warmth_loss = abs(lr - 0.3), abs(warmth - 1)
-        return 0.5 - lr_loss - warmth_loss / 9 if variant == "cosine" else 0.1 + lr / 10 + warmth / 100
+        lr_loss, factor_loss = abs(lr - 0.3), abs(temperature_factor - 1)
+        return 0.5 - lr_loss - factor_loss / 9 if variant == "cosine" else 0.1 + lr / 10 + temperature_factor / 100
 
     trainings = made_up(plan, measure)
     tune(plan, trainings)
     assert choose(trainings.runs) == {"cosine": Choice(0.3, 1.0), "dot": Choice(0.9, 4.0)}
-    tried = sorted((run.lr, run.warmth) for run in trainings.runs if run.variant == "dot")
+    tried = sorted((run.lr, run.temperature_factor) for run in trainings.runs if run.variant == "dot")
     assert tried == [(0.1, 1.0), (0.3, 1.0), (0.9, 0.5), (0.9, 1.0), (0.9, 2.0), (0.9, 4.0)]
     assert trainings.notes == [
         "cosine did best at the edge of its list, learning rate 0.3; one beyond it was tried, and is no better.",
@@ -144,7 +149,10 @@ def a_pilot(folder) -> PilotRecord:
     plan = Plan((), ("cosine", "dot", "qnorm"), (0.1, 0.3), (0, 1, 2), folder, 1, (0.5, 1.0))
     jobs = pilot_jobs(plan)
     for job in jobs:
-        write_grid_run(job.result, a_run(job.variant, lr=job.lr, seed=job.seed, warmth=job.warmth, seconds=60.0))
+        write_grid_run(
+            job.result,
+            a_run(job.variant, lr=job.lr, seed=job.seed, temperature_factor=job.temperature_factor, seconds=60.0),
+        )
     assert [job.name for job in jobs] == [f"{v}-lr0.3-t1-seed{seed}" for v in ("cosine", "qnorm") for seed in (0, 1)]
     return power_of(plan, [read_grid_run(job.result) for job in jobs], {}, at_once=2)
 

@@ -22,7 +22,7 @@ class Job:
         variant: the normalization, or ``untrained`` for what needs no training at all.
         lr: the peak of the learning rate.
         seed: of everything.
-        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature_factor: its temperature, in units of the one at which its scores spread like those of cosine.
         folder: of this run alone.
         threads: that torch may use.
     """
@@ -33,14 +33,14 @@ class Job:
     seed: int
     folder: str
     threads: int
-    warmth: float = 1.0
+    temperature_factor: float = 1.0
 
     @property
     def name(self) -> str:
         """Unique within a grid; the last part of the folder."""
         if self.variant == UNTRAINED:
             return UNTRAINED
-        return f"{self.variant}-lr{self.lr:g}-t{self.warmth:g}-seed{self.seed}"
+        return f"{self.variant}-lr{self.lr:g}-t{self.temperature_factor:g}-seed{self.seed}"
 
     @property
     def result(self) -> Path:

@@ -96,7 +96,7 @@ class PilotRecord(NamedTuple):
         place = (
             ""
             if self.choice is None
-            else f" at learning rate {self.choice.lr:g} and temperature {self.choice.warmth:g} times auto"
+            else f" at learning rate {self.choice.lr:g} and temperature {self.choice.temperature_factor:g} times auto"
         )
         console.print(
             f"From {' and '.join(self.variants)} with two seeds each{place}. At worst: with {self.queries} test items, "

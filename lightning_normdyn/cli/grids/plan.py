@@ -28,8 +28,8 @@ class Plan:
         seeds: trainings of each variant at its choice.
         folder: of the whole grid.
         threads: of each process.
-        warmths: temperatures that each variant tries at its rate, in units of the one at which its scores spread like
-            those of cosine.
+        temperature_factors: temperatures that each variant tries at its rate, in units of the one at which its scores
+            spread like those of cosine.
         most_seeds: trainings of a variant at most, where seeds are added until the answer is clear; ``None`` for
             ``seeds`` and no more.
     """
@@ -40,7 +40,7 @@ class Plan:
     seeds: tuple[int, ...]
     folder: Path
     threads: int
-    warmths: tuple[float, ...] = (1.0,)
+    temperature_factors: tuple[float, ...] = (1.0,)
     most_seeds: int | None = None
 
     @property
@@ -50,12 +50,13 @@ class Plan:
 
     def trainings(self, seeds: int) -> int:
         """How many there are in all with so many seeds, without what lists are extended by."""
-        return len(self.variants) * (len(self.lrs) + len(self.warmths) - 1 + seeds - 1)
+        return len(self.variants) * (len(self.lrs) + len(self.temperature_factors) - 1 + seeds - 1)
 
     @property
     def centre(self) -> float:
         """The temperature at which learning rates are tried."""
-        return 1.0 if 1.0 in self.warmths else sorted(self.warmths)[len(self.warmths) // 2]
+        factors = sorted(self.temperature_factors)
+        return 1.0 if 1.0 in factors else factors[len(factors) // 2]
 
     def trials(self) -> list[Job]:
         """What needs no training, and every variant at every rate with the first seed."""
@@ -79,7 +80,7 @@ class Plan:
 
     def job(self, variant: str, choice: Choice, seed: int) -> Job:
         """A training."""
-        job = Job(self.words, variant, choice.lr, seed, "", self.threads, choice.warmth)
+        job = Job(self.words, variant, choice.lr, seed, "", self.threads, choice.temperature_factor)
         return replace(job, folder=str(self.folder / RUNS_FOLDER / job.name))
 
 

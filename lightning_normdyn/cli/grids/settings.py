@@ -75,7 +75,7 @@ def planned(settings: GridSettings, out: str | None) -> tuple[type[ContrastiveTa
         most_seeds=_most_seeds(settings),
         folder=make_folder(out, words),
         threads=max(1, (os.cpu_count() or 1) // (settings.jobs or 1)),
-        warmths=tuple(sorted(set(settings.temperatures))),
+        temperature_factors=tuple(sorted(set(settings.temperatures))),
     )
     return task, plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,52 +45,71 @@ def work(job: Job) -> None:
 
 def _train(job: Job, cli: NormdynCLI) -> None:
     start_time = time.monotonic()
-    trainer: Any = cli.trainer
-    model, data = _task(cli), cli.datamodule
-    model.contrast.take_auto_temperature(job.warmth)
-    model.measures_floors = False  # once is enough for a grid, and its untrained job does
-    for split_of in (data, *data.out_of_domain().values()):
-        split_of.evaluation("test")  # what it lacks is better known before training than after
-    course = Course(model.headline)
-    trainer.callbacks += [course, Announcement()]
-    trainer.fit(model, datamodule=data)
-    if not trainer.global_step:
-        raise ValueError(
-            "train: expected at least one step, got none; check max_epochs, limit_train_batches and the data"
-        )
-    dynamics = {name: measured(float(value)) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
+    model, data, trainer = _task(cli), cli.datamodule, cli.trainer
+    for test_data in (data, *data.out_of_domain().values()):
+        test_data.evaluation("test")  # what it lacks is better known before training than after
+    course, dynamics = _fitted(cli, job.temperature_factor)
     if not course.ends_with(trainer):  # else the corpus is encoded with these weights already
         trainer.validate(model, datamodule=data, verbose=False)
     validation = _encoded(model, "validation")
-    headline = float(_trained_headline(model, validation).nanmean())
     temperature = float(model.contrast.temperature)
-    diagnosis = diagnose(validation, temperature=temperature).numbers()
-    with model.holding_documents(validation):
-        test = trainer.test(model, datamodule=data, verbose=False)[0]
-    encoded = _encoded(model, "test")
-    values, in_training = _values(model, encoded), _in_training(encoded)
-    out_of_domain = {name: _values_on(other, cli) for name, other in data.out_of_domain().items()}
-    if not trainer.is_global_zero:
-        return
     run = GridRun(
         variant=job.variant,
         lr=job.lr,
         seed=job.seed,
         headline=model.headline,
-        validation=measured(headline),
-        measures={name.removeprefix("test/"): measured(value) for name, value in test.items() if "test/" in name},
-        values={name: [measured(value) for value in column.tolist()] for name, column in values.items()},
-        diagnosis={name: measured(value) for name, value in diagnosis.items()},
-        learnt={name: measured(float(value)) for name, value in model.contrast.learnt().items()},
+        validation=measured(float(_trained_headline(model, validation).nanmean())),
+        diagnosis=_numbers(diagnose(validation, temperature=temperature).numbers()),
+        learnt=_numbers(model.contrast.learnt()),
         course=course.columns,
         dynamics=dynamics,
-        seconds=time.monotonic() - start_time,
-        warmth=job.warmth,
+        temperature_factor=job.temperature_factor,
         temperature=measured(temperature),
-        in_training=in_training,
-        out_of_domain=out_of_domain,
+        **_tested(cli, validation),
+        out_of_domain={name: _values_on(other, cli) for name, other in data.out_of_domain().items()},
+        seconds=time.monotonic() - start_time,
     )
-    write_grid_run(job.result, run)
+    if trainer.is_global_zero:
+        write_grid_run(job.result, run)
+
+
+def _fitted(cli: NormdynCLI, temperature_factor: float) -> tuple[Course, dict[str, Number]]:
+    """Trains; the course of its evaluations, and the last scalars of ``NormDynamics``."""
+    trainer: Any = cli.trainer
+    model = _task(cli)
+    model.contrast.take_auto_temperature(temperature_factor)
+    model.measures_floors = False  # once is enough for a grid, and its untrained job does
+    course = Course(model.headline)
+    trainer.callbacks += [course, Announcement()]
+    trainer.fit(model, datamodule=cli.datamodule)
+    if not trainer.global_step:
+        raise ValueError(
+            "train: expected at least one step, got none; check max_epochs, limit_train_batches and the data"
+        )
+    return course, _numbers({name: value for name, value in trainer.callback_metrics.items() if "normdyn/" in name})
+
+
+def _tested(cli: NormdynCLI, validation: Encoded) -> dict[str, Any]:
+    """Fields of a run that come of the test split."""
+    model = _task(cli)
+    with model.holding_documents(validation):
+        measures = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)[0]
+    encoded = _encoded(model, "test")
+    return {
+        "measures": _numbers(
+            {name.removeprefix("test/"): value for name, value in measures.items() if "test/" in name}
+        ),
+        "values": _columns(_values(model, encoded)),
+        "in_training": _in_training(encoded),
+    }
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Number]:
+    return {name: measured(float(value)) for name, value in values.items()}
+
+
+def _columns(values: Mapping[str, Tensor]) -> dict[str, list[Number]]:
+    return {name: [measured(value) for value in column.tolist()] for name, column in values.items()}
 
 
 def _trained_headline(model: ContrastiveTask, encoded: Encoded) -> Tensor:
@@ -121,7 +141,7 @@ def _values_on(data: ContrastData, cli: NormdynCLI) -> dict[str, list[Number]]:
         "trained": _trained_headline(model, encoded),
         "cosine": model.measures(encoded, NORMALIZATIONS["cosine"])[model.headline],
     }
-    return {name: [measured(value) for value in column.tolist()] for name, column in values.items()}
+    return _columns(values)
 
 
 def _in_training(encoded: Encoded) -> list[bool] | None:

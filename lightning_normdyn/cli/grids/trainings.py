@@ -12,8 +12,8 @@ from lightning_normdyn.cli.grids.processes import GridProgress
 from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
 from lightning_normdyn.tasks.grid.tuning import SETTING_NAMES, Choice, Setting, beyond, choose
 
-_OPTIONS = {"lr": "--lr-factors", "warmth": "--temperatures"}
-_UNITS = {"lr": "the config's", "warmth": "auto"}
+_OPTIONS = {"lr": "--lr-factors", "temperature_factor": "--temperatures"}
+_UNITS = {"lr": "the config's", "temperature_factor": "auto"}
 
 
 class Trainings:
@@ -136,13 +136,13 @@ def tune(plan: Plan, trainings: Trainings) -> None:
     """
     trainings.finish(plan.trials())
     _extend(plan, trainings, "lr", plan.lrs)
-    others = [warmth for warmth in plan.warmths if warmth != plan.centre]
+    others = [factor for factor in plan.temperature_factors if factor != plan.centre]
     trainings.finish(
-        plan.job(variant, choice._replace(warmth=warmth), plan.seeds[0])
+        plan.job(variant, choice._replace(temperature_factor=factor), plan.seeds[0])
         for variant, choice in choose(trainings.runs).items()
-        for warmth in others
+        for factor in others
     )
-    _extend(plan, trainings, "warmth", plan.warmths)
+    _extend(plan, trainings, "temperature_factor", plan.temperature_factors)
 
 
 def _extend(plan: Plan, trainings: Trainings, setting: Setting, values: Sequence[float]) -> None:

@@ -171,68 +171,76 @@ def compare_variants(
         >>> comparison.recommended, round(comparison.scores["qnorm"].gain, 3)
         ('qnorm', 0.1)
     """
-    names = list(values)
+    table = _stacked(values, reference)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    _, seeds, queries = table.shape
+    at_reference = list(values).index(reference)
+    draws = _draws(table, resamples, generator)
+    scores = _scores(list(values), table, draws, at_reference, (level, _look_level(table, looks, level)))
+    gain_draws = draws - draws[:, at_reference, None]
+    rival_draws = gain_draws[:, torch.arange(len(values)) != at_reference]
+    recommended, confidence = _verdict(scores, reference, rival_draws, margin)
+    if queries < FEWEST_QUERIES:
+        recommended, confidence = NO_DIFFERENCE, 0.0
+    visible_gain = _visible_gain(scores, reference, rival_draws, margin) if seeds > 1 and len(values) > 1 else math.nan
+    return VariantComparison(
+        scores, reference, recommended, confidence, seeds, queries, margin, level, bool(looks), visible_gain
+    )
+
+
+def _stacked(values: Mapping[str, Tensor], reference: str) -> Tensor:
+    """Queries that every training measured, ``[v, seeds, n]``, in float64."""
     if reference not in values:
-        raise ValueError(f"reference: expected one of {', '.join(names) or 'no variants'}, got {reference!r}")
+        raise ValueError(f"reference: expected one of {', '.join(values) or 'no variants'}, got {reference!r}")
     shapes = {name: tuple(table.shape) for name, table in values.items()}
     if any(len(shape) != 2 or shape != shapes[reference] for shape in shapes.values()):
         raise ValueError(f"values: expected [seeds, n], the same for every variant, got {shapes}")
-    stacked = torch.stack([values[name].detach().cpu().double() for name in names])  # [v, s, n]
-    stacked = stacked[..., stacked.isfinite().all(0).all(0)]
-    if not stacked.shape[-1]:
+    table = torch.stack([column.detach().cpu().double() for column in values.values()])
+    table = table[..., table.isfinite().all(0).all(0)]
+    if not table.shape[-1]:
         raise ValueError("values: expected at least one query with a value for every variant and seed, got none")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    if looks and len(names) > 1 and min(stacked.shape[1:]) > 1:
-        look_level = look_levels(stacked, [*([stacked.shape[1]] * (stacked.shape[1] < looks[0])), *looks], level=level)[
-            -1
-        ]
-    else:
-        look_level = level
-    draws = _draws(stacked, resamples, generator)
-    means = stacked.mean((1, 2))
-    at_reference = names.index(reference)
+    return table
+
+
+def _look_level(table: Tensor, looks: Sequence[int], level: float) -> float:
+    """At which intervals of this look hold, so that those of all looks hold together at a level."""
+    if not looks or min(table.shape) < 2:
+        return level
+    seeds = table.shape[1]
+    return look_levels(table, [*([seeds] * (seeds < looks[0])), *looks], level=level)[-1]
+
+
+def _scores(
+    names: Sequence[str], table: Tensor, draws: Tensor, at_reference: int, levels: tuple[float, float]
+) -> dict[str, VariantScore]:
+    """Of every variant, with intervals of means at the first level and of gains, all at once, at the second."""
+    level, look_level = levels
+    means = table.mean((1, 2))
     gains, gain_draws = means - means[at_reference], draws - draws[:, at_reference, None]
     spread = gain_draws.std(0, correction=0)
     worst, sizes = _simultaneous(gain_draws, gains, spread, at_reference)
-    reach = float(worst.quantile(look_level)) if len(names) > 1 else 0.0
+    half_widths = (float(worst.quantile(look_level)) if len(names) > 1 else 0.0) * spread
+    half_widths[at_reference] = 0
+    p_values = ((worst >= sizes[:, None]).sum(1) + 1) / (len(worst) + 1)
+    p_values[at_reference] = 1
     low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
-    best = (draws == draws.amax(1, keepdim=True)).double()
-    share_best = (best / best.sum(1, keepdim=True)).mean(0)
-    scores = {}
-    for place, name in enumerate(names):
-        p_value = 1.0 if place == at_reference else float(((worst >= sizes[place]).sum() + 1) / (len(worst) + 1))
-        half = 0.0 if place == at_reference else reach * float(spread[place])
-        gain = float(gains[place])
-        scores[name] = VariantScore(
-            Interval(float(means[place]), float(low[place]), float(high[place])),
-            float(share_best[place]),
-            Interval(gain, gain - half, gain + half),
-            p_value,
-        )
-    others = gain_draws[:, [place for place in range(len(names)) if place != at_reference]]
-    recommended, confidence = _verdict(scores, reference, others, margin)
-    if stacked.shape[2] < FEWEST_QUERIES:
-        recommended, confidence = NO_DIFFERENCE, 0.0
-    visible_gain = math.nan
-    if stacked.shape[1] > 1 and len(names) > 1:
-        ends = others.quantile(torch.tensor([_BELOW_ONE_SIGMA, 1 - _BELOW_ONE_SIGMA], dtype=draws.dtype), dim=0)
-        sigmas = (ends[1] - ends[0]) / 2
-        halves = torch.tensor(
-            [score.gain_interval.high - score.gain for name, score in scores.items() if name != reference]
-        )
-        visible_gain = max(margin, float((halves + NORMAL_OF_POWER * sigmas).max()))
-    return VariantComparison(
-        scores,
-        reference,
-        recommended,
-        confidence,
-        stacked.shape[1],
-        stacked.shape[2],
-        margin,
-        level,
-        bool(looks),
-        visible_gain,
+    is_best = (draws == draws.amax(1, keepdim=True)).double()
+    share_best = (is_best / is_best.sum(1, keepdim=True)).mean(0)
+    mean_intervals = [Interval(*numbers) for numbers in torch.stack([means, low, high], 1).tolist()]
+    gain_intervals = [
+        Interval(*numbers) for numbers in torch.stack([gains, gains - half_widths, gains + half_widths], 1).tolist()
+    ]
+    columns = (mean_intervals, share_best.tolist(), gain_intervals, p_values.tolist())
+    return {name: VariantScore(*row) for name, *row in zip(names, *columns, strict=True)}
+
+
+def _visible_gain(scores: Mapping[str, VariantScore], reference: str, gain_draws: Tensor, margin: float) -> float:
+    """The smallest gain of any other variant that would have been seen with a probability of 80%."""
+    ends = gain_draws.quantile(torch.tensor([_BELOW_ONE_SIGMA, 1 - _BELOW_ONE_SIGMA], dtype=gain_draws.dtype), dim=0)
+    half_widths = torch.tensor(
+        [score.gain_interval.high - score.gain for name, score in scores.items() if name != reference]
     )
+    return max(margin, float((half_widths + NORMAL_OF_POWER * (ends[1] - ends[0]) / 2).max()))
 
 
 def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:

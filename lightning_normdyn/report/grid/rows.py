@@ -134,7 +134,17 @@ def _choices(findings: GridFindings) -> GridTable:
         GridColumn("settings tried", ".0f", "tried"),
     )
     rows = [
-        GridRow(name, (choice.lr, choice.lr_lead, choice.temperature, choice.warmth, choice.warmth_lead, choice.trials))
+        GridRow(
+            name,
+            (
+                choice.lr,
+                choice.lr_lead,
+                choice.temperature,
+                choice.temperature_factor,
+                choice.temperature_lead,
+                choice.trials,
+            ),
+        )
         for name, choice in findings.choices.items()
     ]
     note = (

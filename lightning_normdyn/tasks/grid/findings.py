@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +20,11 @@ from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.grid.answer import NEW, SEEN, advise, counted, kinds_sentence
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
-from lightning_normdyn.tasks.grid.tuning import choose, chosen_settings, has_values, trials_of
+from lightning_normdyn.tasks.grid.tuning import Choice, choose, chosen_settings, has_values, trials_of
 
 REFERENCE = "cosine"
 _SURE_SHARE = 0.975
+_Compare = Callable[[Mapping[str, Tensor]], VariantComparison]
 
 
 def find(
@@ -56,64 +59,71 @@ def find(
             f"variants: expected trainings of {REFERENCE} with a finite measure, which others are compared with, got "
             f"{', '.join(choices) or 'none'}; lower the learning rates"
         )
-    by_variant = {
-        variant: sorted(
-            (run for run in runs if (run.variant, run.lr, run.warmth) == (variant, *choice) and has_values(run)),
-            key=lambda run: run.seed,
-        )
-        for variant, choice in choices.items()
-    }
-    seeds = min(map(len, by_variant.values()))
-    runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
-    values = {variant: _values(variant_runs, "trained") for variant, variant_runs in runs_by_variant.items()}
-    comparison = compare_variants(values, reference=REFERENCE, margin=margin, looks=looks)
-    query_kinds = _query_kinds(values, runs_by_variant[REFERENCE][0].in_training, margin=margin, looks=looks)
-    headline = next(iter(runs_by_variant.values()))[0].headline
-    kappa_verdict = _kappa_verdict(runs_by_variant, comparison)
+    chosen_runs = _runs_at(choices, runs)
+    seeds = min(map(len, chosen_runs.values()))
+    compared_runs = {variant: variant_runs[:seeds] for variant, variant_runs in chosen_runs.items()}
+    values = {variant: _values(variant_runs, "trained") for variant, variant_runs in compared_runs.items()}
+    compare = partial(compare_variants, reference=REFERENCE, margin=margin, looks=looks)
+    comparison = compare(values)
+    query_kinds = _query_kinds(values, compared_runs[REFERENCE][0].in_training, compare)
+    headline = compared_runs[REFERENCE][0].headline
+    failed_variants = sorted(({run.variant for run in runs} | {*variants}) - set(choices))
     return GridFindings(
         task=task,
         headline=headline,
         comparison=comparison,
         lrs={variant: choice.lr for variant, choice in choices.items()},
-        cross={variant: _cross(variant_runs) for variant, variant_runs in runs_by_variant.items()},
-        diagnosis={
-            variant: _means(run.diagnosis for run in variant_runs) for variant, variant_runs in runs_by_variant.items()
-        },
-        learnt={
-            variant: parameters
-            for variant, variant_runs in runs_by_variant.items()
-            if (parameters := _means(r.learnt for r in variant_runs))
-        },
-        kappa_verdict=kappa_verdict,
+        cross={variant: _cross(variant_runs) for variant, variant_runs in compared_runs.items()},
+        diagnosis=_means_by_variant(compared_runs, "diagnosis"),
+        learnt={variant: means for variant, means in _means_by_variant(compared_runs, "learnt").items() if means},
+        kappa_verdict=_kappa_verdict(compared_runs, comparison),
         symmetry=(*check_symmetry(symmetry, comparison),),
         floors=dict(floors or {}),
         advice=advise(comparison, headline),
-        runs=[run for variant_runs in runs_by_variant.values() for run in variant_runs],
+        runs=[run for variant_runs in compared_runs.values() for run in variant_runs],
         notes=[
-            *_notes(
-                comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(choices))
-            ),
+            *_notes(comparison, chosen_runs, left_out=failed_variants),
             *([kinds_sentence(comparison, query_kinds)] if query_kinds and len(values) > 1 else []),
             *([caveat] if caveat else []),
         ],
         choices=chosen_settings(choices, runs),
         trials=trials_of(runs),
         query_kinds=query_kinds,
-        out_of_domain={
-            name: {
-                similarity: compare_variants(
-                    {
-                        variant: _table([run.out_of_domain[name][similarity] for run in variant_runs])
-                        for variant, variant_runs in runs_by_variant.items()
-                    },
-                    margin=margin,
-                    looks=looks,
-                )
-                for similarity in ("trained", REFERENCE)
-            }
-            for name in runs_by_variant[REFERENCE][0].out_of_domain
-        },
+        out_of_domain=_out_of_domain(compared_runs, compare),
     )
+
+
+def _runs_at(choices: Mapping[str, Choice], runs: Sequence[GridRun]) -> dict[str, list[GridRun]]:
+    """Trainings of each variant at its choice that have a measure, by seed."""
+    return {
+        variant: sorted(
+            (
+                run
+                for run in runs
+                if (run.variant, run.lr, run.temperature_factor) == (variant, *choice) and has_values(run)
+            ),
+            key=lambda run: run.seed,
+        )
+        for variant, choice in choices.items()
+    }
+
+
+def _out_of_domain(
+    runs_by_variant: Mapping[str, Sequence[GridRun]], compare: _Compare
+) -> dict[str, dict[str, VariantComparison]]:
+    """Comparisons on further sets, by the score that trained and by cosine."""
+    return {
+        name: {
+            similarity: compare(
+                {
+                    variant: _table([run.out_of_domain[name][similarity] for run in variant_runs])
+                    for variant, variant_runs in runs_by_variant.items()
+                }
+            )
+            for similarity in ("trained", REFERENCE)
+        }
+        for name in runs_by_variant[REFERENCE][0].out_of_domain
+    }
 
 
 def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison: VariantComparison) -> str:
@@ -157,7 +167,7 @@ def _table(values: Sequence[Sequence[Number]]) -> Tensor:
 
 
 def _query_kinds(
-    values: Mapping[str, Tensor], in_training: Sequence[bool] | None, *, margin: float, looks: Sequence[int]
+    values: Mapping[str, Tensor], in_training: Sequence[bool] | None, compare: _Compare
 ) -> dict[str, VariantComparison]:
     """Comparisons of the queries whose documents training wants, and of the others, where there are both."""
     columns = next(iter(values.values())).shape[1]
@@ -169,16 +179,19 @@ def _query_kinds(
     if not all(map(len, places.values())):
         return {}
     return {
-        name: compare_variants(
-            {variant: table[:, part] for variant, table in values.items()}, margin=margin, looks=looks
-        )
-        for name, part in places.items()
+        name: compare({variant: table[:, part] for variant, table in values.items()}) for name, part in places.items()
     }
 
 
 def _cross(runs: Sequence[GridRun]) -> dict[str, Number]:
     similarities = [name for name in runs[0].values if name != "trained"]
     return {name: measured(float(_values(runs, name).nanmean())) for name in similarities}
+
+
+def _means_by_variant(
+    runs_by_variant: Mapping[str, Sequence[GridRun]], field: Literal["diagnosis", "learnt"]
+) -> dict[str, dict[str, Number]]:
+    return {variant: _means(getattr(run, field) for run in runs) for variant, runs in runs_by_variant.items()}
 
 
 def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:

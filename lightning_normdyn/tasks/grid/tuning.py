@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from lightning_normdyn.history.grid_findings import ChosenSettings, GridRun, Trial
 
-Setting = Literal["lr", "warmth"]
-SETTING_NAMES: Mapping[Setting, str] = {"lr": "learning rate", "warmth": "temperature"}
+Setting = Literal["lr", "temperature_factor"]
+SETTING_NAMES: Mapping[Setting, str] = {"lr": "learning rate", "temperature_factor": "temperature"}
 
 
 class Choice(NamedTuple):
@@ -16,11 +16,11 @@ class Choice(NamedTuple):
 
     Attributes:
         lr: the peak of its learning rate.
-        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature_factor: its temperature, in units of the one at which its scores spread like those of cosine.
     """
 
     lr: float
-    warmth: float = 1.0
+    temperature_factor: float = 1.0
 
 
 def choose(runs: Iterable[GridRun]) -> dict[str, Choice]:
@@ -35,7 +35,7 @@ def choose(runs: Iterable[GridRun]) -> dict[str, Choice]:
     measures_by_variant: dict[str, dict[Choice, float]] = {}
     for run in _of_first_seed(runs):
         if run.validation is not None and has_values(run):
-            measures_by_variant.setdefault(run.variant, {})[Choice(run.lr, run.warmth)] = run.validation
+            measures_by_variant.setdefault(run.variant, {})[Choice(run.lr, run.temperature_factor)] = run.validation
     return {variant: max(measures, key=measures.__getitem__) for variant, measures in measures_by_variant.items()}
 
 
@@ -44,7 +44,7 @@ def trials_of(runs: Iterable[GridRun]) -> dict[str, list[Trial]]:
     trials: dict[str, list[Trial]] = {}
     for run in _of_first_seed(runs):
         validation = run.validation if has_values(run) else None
-        trials.setdefault(run.variant, []).append(Trial(run.lr, run.warmth, run.temperature, validation))
+        trials.setdefault(run.variant, []).append(Trial(run.lr, run.temperature_factor, run.temperature, validation))
     return {variant: sorted(of_variant, key=lambda trial: trial[:2]) for variant, of_variant in trials.items()}
 
 
@@ -64,18 +64,18 @@ def chosen_settings(choices: Mapping[str, Choice], runs: Sequence[GridRun]) -> d
     settings = {}
     for variant, choice in choices.items():
         trials = trials_by_variant[variant]
-        warmths = [trial.warmth for trial in trials]
-        common_warmth = max(warmths, key=warmths.count)  # at which rates were compared
+        temperature_factors = [trial.temperature_factor for trial in trials]
+        common_factor = max(temperature_factors, key=temperature_factors.count)  # at which rates were compared
         temperatures = [
             run.temperature
             for run in runs
-            if (run.variant, run.lr, run.warmth) == (variant, *choice) and run.temperature is not None
+            if (run.variant, run.lr, run.temperature_factor) == (variant, *choice) and run.temperature is not None
         ]
         settings[variant] = ChosenSettings(
             choice.lr,
-            lead(trials, choice._replace(warmth=common_warmth), "lr"),
-            choice.warmth,
-            lead(trials, choice, "warmth"),
+            lead(trials, choice._replace(temperature_factor=common_factor), "lr"),
+            choice.temperature_factor,
+            lead(trials, choice, "temperature_factor"),
             sum(temperatures) / len(temperatures) if temperatures else None,
             len(trials),
         )
@@ -97,7 +97,7 @@ def lead(trials: Sequence[Trial], choice: Choice, setting: Setting) -> float | N
         >>> lead([Trial(0.1, 1.0, None, 0.5), Trial(0.3, 1.0, None, 0.75)], Choice(0.3), "lr")
         0.25
     """
-    fixed_setting: Setting = "warmth" if setting == "lr" else "lr"
+    fixed_setting: Setting = "temperature_factor" if setting == "lr" else "lr"
     measures = {
         getattr(trial, setting): trial.validation
         for trial in trials
