@@ -1,6 +1,7 @@
 """The order of a grid's trainings, and what validation chooses among them, where the truth is made up."""
 
 import io
+import os
 from dataclasses import replace
 from itertools import pairwise
 from unittest.mock import Mock
@@ -142,6 +143,15 @@ def test_settings_that_make_no_sense_together_are_refused(tmp_path, settings, sa
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     with pytest.raises(ValueError, match=said):
         planned(GridSettings(["sts.yaml"], **settings), str(tmp_path / "out"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system tells no affinity")
+def test_trainings_share_the_cores_that_the_process_may_run_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    for jobs, threads in ((None, 7), (3, 2), (8, 1)):
+        _, plan = planned(GridSettings(["sts.yaml"], jobs=jobs), str(tmp_path / f"{jobs}"))
+        assert plan.threads == threads
 
 
 def a_pilot(folder) -> PilotRecord:

@@ -74,10 +74,15 @@ def planned(settings: GridSettings, out: str | None) -> tuple[type[ContrastiveTa
         seeds=tuple(range(settings.seeds)),
         most_seeds=_most_seeds(settings),
         folder=make_folder(out, words),
-        threads=max(1, (os.cpu_count() or 1) // (settings.jobs or 1)),
+        threads=max(1, available_cores() // (settings.jobs or 1)),
         temperature_factors=tuple(sorted(set(settings.temperatures))),
     )
     return task, plan
+
+
+def available_cores() -> int:
+    """The cores that this process may run on, which ``taskset`` or a container may have made fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple[str, ...]:
