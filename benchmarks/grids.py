@@ -112,37 +112,62 @@ def tabulate(report: dict[str, Any]) -> str:
     lines = [
         f"# Normalizations on small real sets, {report['date']}",
         "",
-        f"`python benchmarks/grids.py`; {report['seeds']} seeds; Python {hardware['python']}, torch "
-        f"{hardware['torch']}, {hardware['cores']} cores. Test split, mean with its 95% interval over queries and "
-        "trainings; each variant at the learning rate, among those of the last column times the configured one, that "
-        "validation likes best. Bold: better than cosine beyond doubt (95%, all variants at once); italic: worse.",
+        f"`python benchmarks/grids.py`; Python {hardware['python']}, torch {hardware['torch']}, {hardware['cores']} "
+        "cores. Test split, mean with its 95% interval over queries and trainings; each variant at the learning rate "
+        "and the temperature that validation likes best among as many as any other variant has, with the first seed. "
+        "Bold: better than cosine beyond doubt (95%, all variants at once); italic: worse.",
         "",
         f"| set | measure | {' | '.join(VARIANTS)} | without training |",
         f"| --- | --- |{' ---: |' * len(VARIANTS)} --- |",
     ]
-    for name, found in report["grids"].items():
-        scores = found["comparison"]["scores"]
-        cells = [_cell(scores.get(variant)) for variant in VARIANTS]
-        floors = ", ".join(f"{floor} {value:.3f}" for floor, value in found["floors"].items())
-        lines.append(f"| {name} | {found['headline']} | {' | '.join(cells)} | {floors} |")
-    lines += ["", "| set | advice | symmetry | Fisher condition numbers |", "| --- | --- | --- | --- |"]
-    for name, found in report["grids"].items():
-        prediction, outcome, evidence = found["symmetry"]
+    for name, grid in report["grids"].items():
+        scores = grid["comparison"]["scores"]
+        cells = [_score(scores.get(variant)) for variant in VARIANTS]
+        floors = ", ".join(f"{floor} {value:.3f}" for floor, value in grid["floors"].items())
+        lines.append(f"| {name} | {grid['headline']} | {' | '.join(cells)} | {floors} |")
+    lines += ["", "Visible: the smallest gain of any variant that would have been seen four times in five.", ""]
+    lines += ["| set | advice | visible | queries | seeds | trained |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    for name, grid in report["grids"].items():
+        comparison, visible = grid["comparison"], grid["comparison"].get("visible_gain")
+        counts = f"{comparison['queries']} | {comparison['seeds']} | {_trained(grid, report)}"
+        lines.append(f"| {name} | {grid['advice']} | {'–' if visible is None else f'{visible:.3f}'} | {counts} |")
+    lines += ["", "Temperature and learning rate that were chosen:", ""]
+    lines += [f"| set | {' | '.join(VARIANTS)} |", f"| --- |{' --- |' * len(VARIANTS)}"]
+    for name, grid in report["grids"].items():
+        cells = [_chosen(variant, grid) for variant in VARIANTS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| set | symmetry | Fisher condition numbers |", "| --- | --- | --- |"]
+    for name, grid in report["grids"].items():
+        prediction, outcome, evidence = grid["symmetry"]
         kind = prediction.partition(" ")[0]
-        lines.append(f"| {name} | {found['advice']} | {kind}: {outcome} ({evidence}) | {found['kappa_verdict']} |")
-    lines += ["", "| set | Cohen's d | CV of queries, documents | γ query, document | seconds a training | rates |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
-    for name, found in report["grids"].items():
-        of_cosine, learnt = found["diagnosis"]["cosine"], found["learnt"].get("learnable", {})
+        lines.append(f"| {name} | {kind}: {outcome} ({evidence}) | {grid['kappa_verdict']} |")
+    lines += ["", "| set | Cohen's d | CV of queries, documents | γ query, document | seconds a training |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for name, grid in report["grids"].items():
+        of_cosine, learnt = grid["diagnosis"]["cosine"], grid["learnt"].get("learnable", {})
         gammas = ", ".join(f"{value:.3f}" for key, value in learnt.items() if "gamma" in key)
         spread = f"{of_cosine['query_cv']:.3f}, {of_cosine['document_cv']:.3f}"
-        rates = ", ".join(f"{factor:g}" for factor in found["lr_factors"])
         d = "–" if of_cosine["cohens_d"] is None else f"{of_cosine['cohens_d']:+.2f}"
-        lines.append(f"| {name} | {d} | {spread} | {gammas} | {found['seconds']:.0f} | {rates} |")
+        lines.append(f"| {name} | {d} | {spread} | {gammas} | {grid['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(score: dict[str, float] | None) -> str:
+def _trained(grid: dict[str, Any], report: dict[str, Any]) -> str:
+    """When, and whether at one temperature for all, as grids once were."""
+    day = str(grid.get("date", report["date"]))
+    return day if grid.get("choices") else f"{day}, one temperature for all"
+
+
+def _chosen(variant: str, grid: dict[str, Any]) -> str:
+    """The settings of a variant: its temperature at the end of training, since some learn it."""
+    lr = grid["lrs"].get(variant)
+    if lr is None:
+        return "–"
+    choice = grid.get("choices", {}).get(variant)
+    return f"{lr:g}" if choice is None else f"{choice['temperature']:.3g}, {lr:g}"
+
+
+def _score(score: dict[str, float] | None) -> str:
     if score is None:
         return "–"
     text = f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
@@ -173,18 +198,17 @@ def main() -> None:
     arguments = parser.parse_args()
     file = arguments.out / "grids.json"
     report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"grids": {}}
-    report |= {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "seeds": arguments.seeds,
-    }
+    report |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     for name in arguments.only:
-        found = grid(name, arguments)
-        if found is not None:
-            kept = {key: value for key, value in found.items() if key != "runs"}
-            report["grids"][name] = kept | {
+        findings = grid(name, arguments)
+        if findings is not None:
+            origin = findings.pop("origin")  # its command has folders of this machine
+            findings.pop("runs", None)
+            report["grids"][name] = findings | {
+                "date": origin["date"],
                 "seconds": _seconds(arguments.runs / name),
                 "lr_factors": arguments.lr_factors,
+                "temperature_factors": arguments.temperatures,
             }
             arguments.out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
