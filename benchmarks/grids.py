@@ -21,6 +21,8 @@ from typing import Any
 from overhead_table import machine
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+DECISIVE = 0.02
+"""Where no variant can gain more, a set is decided."""
 VARIANTS = ("cosine", "dot", "qnorm", "dnorm", "learnable", "euclidean")
 CASES: dict[str, tuple[str, list[str]]] = {
     "scifact": (
@@ -106,9 +108,37 @@ def grid(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
     return {"family": family, **json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else None
 
 
+def answer(scores: dict[str, dict[str, float]]) -> tuple[str, str]:
+    """What the intervals of all variants say together.
+
+    Args:
+        scores: variant to its figures, cosine among them.
+
+    Returns:
+        ``gain`` where a variant is better than cosine beyond doubt, ``loss`` where all are worse, ``no gain`` where
+        none can be better by ``DECISIVE`` or more, else ``undecided``; and a sentence.
+    """
+    gains = {name: figures for name, figures in scores.items() if name != "cosine"}
+    surest = max(gains, key=lambda name: gains[name]["gain_low"])
+    best = max(gains, key=lambda name: gains[name]["gain"])
+    highest = max(figures["gain_high"] for figures in gains.values())
+    if gains[surest]["gain_low"] > 0:
+        gain, low, high = (gains[surest][name] for name in ("gain", "gain_low", "gain_high"))
+        return "gain", f"{surest} gains {gain:.3f} ({low:.3f} to {high:.3f})"
+    if highest < 0:
+        return "loss", f"every variant loses, {best} least: {gains[best]['gain']:.3f}"
+    if highest > DECISIVE:
+        return "undecided", f"undecided: {best} gains {gains[best]['gain']:.3f}, {highest:.3f} at most"
+    losers = [name for name, figures in gains.items() if figures["gain_high"] < 0]
+    loss = f"; {', '.join(losers)} lose" if losers else ""
+    return "no gain", f"no gain above {highest:.3f}{loss}"
+
+
 def tabulate(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     hardware = report["machine"]
+    answers = {name: answer(grid["comparison"]["scores"]) for name, grid in report["grids"].items()}
+    decisions = sum(kind != "undecided" for kind, _ in answers.values())
     lines = [
         f"# Normalizations on small real sets, {report['date']}",
         "",
@@ -125,12 +155,21 @@ def tabulate(report: dict[str, Any]) -> str:
         cells = [_score(scores.get(variant)) for variant in VARIANTS]
         floors = ", ".join(f"{floor} {value:.3f}" for floor, value in grid["floors"].items())
         lines.append(f"| {name} | {grid['headline']} | {' | '.join(cells)} | {floors} |")
-    lines += ["", "Visible: the smallest gain of any variant that would have been seen four times in five.", ""]
-    lines += ["| set | advice | visible | queries | seeds | trained |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    lines += [
+        "",
+        f"Decided on {decisions} of {len(answers)} sets: a variant gains over cosine beyond doubt, all lose, or none "
+        f"can gain more than {DECISIVE} (95%, all variants at once). Visible: the smallest gain of any variant that "
+        "would have been seen four times in five.",
+        "",
+        "| set | answer | visible | queries | seeds | trained |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
     for name, grid in report["grids"].items():
         comparison, visible = grid["comparison"], grid["comparison"].get("visible_gain")
         counts = f"{comparison['queries']} | {comparison['seeds']} | {_trained(grid, report)}"
-        lines.append(f"| {name} | {grid['advice']} | {'–' if visible is None else f'{visible:.3f}'} | {counts} |")
+        lines.append(f"| {name} | {answers[name][1]} | {'–' if visible is None else f'{visible:.3f}'} | {counts} |")
+    lines += ["", "What `normdyn grid` advises:", ""]
+    lines += [f"- {name}: {grid['advice']}" for name, grid in report["grids"].items()]
     lines += ["", "Temperature and learning rate that were chosen:", ""]
     lines += [f"| set | {' | '.join(VARIANTS)} |", f"| --- |{' --- |' * len(VARIANTS)}"]
     for name, grid in report["grids"].items():
