@@ -159,9 +159,11 @@ class NormdynCLI(LightningCLI):
     def after_fit(self) -> None:
         """Says where the run is; how to look at its norms, the callbacks say."""
         logger = self.trainer.logger
-        if logger is None or isinstance(logger, DummyLogger) or not self.trainer.is_global_zero:
+        if logger is None or isinstance(logger, DummyLogger):
             return
-        print(f"Run folder: {self.trainer.log_dir}")
+        folder = self.trainer.log_dir  # which the first rank tells the others: all have to ask
+        if self.trainer.is_global_zero:
+            print(f"Run folder: {folder}")
 
     @staticmethod
     def configure_optimizers(

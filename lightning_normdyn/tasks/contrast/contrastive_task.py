@@ -162,10 +162,11 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         values["relevant_norm"] = norms.relevant.mean()
         if len(norms.irrelevant):
             values["irrelevant_norm"] = norms.irrelevant.mean()
-        # The same on every rank, so there is nothing to reduce.
+        # The same on every rank: the mean over them changes nothing, and Lightning warns of each name without it.
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name == self.headline, rank_zero_only=False)
-        self.log_dict({f"{stage}/floor/{name}": value for name, value in self._floors_of(split, encoded).items()})
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name == self.headline, sync_dist=True)
+        floors = {f"{stage}/floor/{name}": value for name, value in self._floors_of(split, encoded).items()}
+        self.log_dict(floors, sync_dist=True)
 
     def _floors_of(self, split: Split, encoded: Encoded) -> dict[str, float]:
         """Of the whole split, once; nothing in a trial run of a few batches."""

@@ -127,7 +127,7 @@ class FewShot(ContrastiveTask):
             return
         accuracy = self.trained_measures(encoded)["accuracy"]
         floor = {"accuracy_interval": half_interval(accuracy), "chance": chance(encoded)}
-        self.log_dict({f"{stage}/{name}": value.float() for name, value in floor.items()}, rank_zero_only=False)
+        self.log_dict({f"{stage}/{name}": value.float() for name, value in floor.items()}, sync_dist=True)
 
 
 def episode_accuracy(encoded: Encoded, queries: Tensor, documents: Tensor) -> dict[str, Tensor]:

@@ -131,9 +131,14 @@ class NormQuestion(NamedTuple):
                 f"more than {room.ceiling:.4f} of {room.measure}, so what a variant gains it has to make in training."
             )
         if self.opening == "unclear":
+            gain = (
+                f"an exponent of the norm may gain up to {max(0.0, room.ceiling):.4f} of {room.measure} as it is"
+                if math.isfinite(room.ceiling)
+                else f"they are too few to bound what an exponent of the norm may gain of {room.measure}"
+            )
             return (
                 f"Whether it is an open question for this encoder which norms to keep, {room.queries:,} queries cannot "
-                f"tell: an exponent of the norm may gain up to {max(0.0, room.ceiling):.4f} of {room.measure} as it is."
+                f"tell: {gain}."
             )
         return (
             f"Which norms to keep is an open question for this encoder: as it is an exponent of the norm gains "
