@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from lightning_normdyn.caution import caution
 from lightning_normdyn.datasets.payload_columns import json_value
 from lightning_normdyn.passwords import without_passwords
-from lightning_normdyn.retrieval.indexes.fresh_name import FreshName
+from lightning_normdyn.retrieval.indexes.fresh_collection import FreshCollection
 from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
 from lightning_normdyn.retrieval.indexes.milvus_place import MilvusPlace
 from lightning_normdyn.retrieval.indexes.milvus_schema import (
@@ -28,11 +27,9 @@ from lightning_normdyn.retrieval.indexes.milvus_schema import (
 from lightning_normdyn.retrieval.indexes.refusals import (
     check_existing_ids,
     check_fresh,
-    check_index,
     check_neighbours,
     check_upsert,
 )
-from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -42,12 +39,10 @@ from lightning_normdyn.retrieval.indexes.writer import (
     optional,
 )
 
-_BATCH = 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-_SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 
 
-class MilvusCollection:
+class MilvusCollection(FreshCollection):
     """A collection of Milvus under inner product, with the fields ``id`` and ``embedding``, and ``norm`` if kept apart.
 
     Vectors go into a collection of their own (:class:`~.fresh_name.FreshName`), which takes the name at the end; where
@@ -60,9 +55,12 @@ class MilvusCollection:
             is read from ``MILVUS_TOKEN``; ``index`` is ``flat`` or ``hnsw``.
     """
 
+    target = "milvus"
+    owner = "Milvus'"
+
     def __init__(self, destination: Destination) -> None:
         self._pymilvus = optional("pymilvus", extra="milvus")
-        check_index(destination.index, ["flat", "hnsw"], target="milvus")
+        super().__init__(destination, sign="_")
         if destination.dtype != "float32":
             raise ValueError("dtype: expected float32 for milvus, since Milvus Lite has no other, got float16")
         if not _NAME.fullmatch(destination.name):
@@ -70,21 +68,10 @@ class MilvusCollection:
                 f"name: expected letters, digits and underscores, no digit first, for Milvus, got "
                 f"{destination.name[:40]!r}; choose a plain word"
             )
-        check_fresh(destination, target="milvus")
+        check_fresh(destination, target=self.target)
         check_neighbours(destination.parameters.m, library="Milvus")
         self._place = MilvusPlace(destination.out)
-        self.destination, self.name = destination, destination.name
-        self.width = SearchWidth()
-        self.existing_ids: list[str] = []
-        self.rows_done = 0
-        self._manifest = Manifest(1.0)
-        self._fresh_name = FreshName(self.name, "_")
-        self._fresh = self._fresh_name.without_key()
-        self._client: Any = None
-        self._old_collection: str | None = None
         self._has_alias = False
-        self._moving = False
-        self._is_live = False
         self._has_numbers = False
         self._known_ids: set[str] = set()
 
@@ -92,10 +79,6 @@ class MilvusCollection:
     def approximate(self) -> bool:
         """A graph is, and what takes scores of the nearest by direction."""
         return self.destination.index == "hnsw" or self._needs_candidates
-
-    @property
-    def _needs_candidates(self) -> bool:
-        return self._manifest.keep_norm and self._manifest.exponent != 0
 
     def open(self, contents: Contents) -> None:
         """Makes the collection."""
@@ -122,51 +105,19 @@ class MilvusCollection:
         indexes.add_index("embedding", metric_type=METRICS[contents.metric], **parameters)
         self._client.create_collection(self._fresh, schema=schema, index_params=indexes)
 
-    def _goes_on(self, resume_key: str | None) -> bool:
-        """Whether a killed export of the same key left its collection, which is then filled further."""
-        if resume_key is None:
-            return False
-        # The one in use may be of the same export, made in this very second.
-        self._fresh = self._fresh_name.of_key(resume_key, self._client.list_collections())
-        leftover = self._fresh_name.latest_of_key(resume_key, self._unused_names())
-        if leftover is None:
-            return False
-        self._fresh = leftover
-        self._client.load_collection(leftover)
-        (row,) = self._client.query(leftover, filter="", output_fields=["count(*)"], consistency_level="Strong")
-        # Of the last batch some entities may be missing; those that are there are written again.
-        self.rows_done = max(0, row["count(*)"] - _BATCH)
-        caution(
-            f"out: an export to Milvus' collection '{self.name}' was killed; this one goes on from its row "
-            f"{self.rows_done:,}",
-            stacklevel=3,
-        )
-        return True
-
-    def _set_width(self, row_count: int) -> None:
-        """Of a search; refuses what the user set and the collection does not have."""
-        is_graph = self.destination.index == "hnsw"
-        defaults = {"ef_search": (_SEARCHED_NODES, _MOST_NODES)} if is_graph else {}
-        if self._needs_candidates:
-            most = min(_MOST_CANDIDATES, row_count)
-            defaults["candidates"] = (min(_SEARCHED_NODES, most), most)
-        names = ["m", "ef_construction", *defaults] if is_graph else list(defaults)
-        self.destination.parameters.check(names, index=self.destination.index, target="milvus")
-        self.width = SearchWidth.of(self.destination.parameters, defaults, self.destination.first_width)
-
     def add(
         self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
     ) -> None:
         """Sends them, a thousand at a time."""
-        for start in range(0, len(ids), _BATCH):
-            rows = slice(start, start + _BATCH)
+        for start in range(0, len(ids), self.batch_rows):
+            rows = slice(start, start + self.batch_rows)
             entities = [
                 {"id": self._entity_id(text), "embedding": vector}
                 for text, vector in zip(ids[rows], vectors[rows].tolist(), strict=True)
             ]
             for entity, norm in zip(entities, [] if norms is None else norms[rows].tolist(), strict=norms is not None):
                 entity["norm"] = norm
-            columns = [] if payload is None else payload.slice(start, _BATCH).to_pylist()
+            columns = [] if payload is None else payload.slice(start, self.batch_rows).to_pylist()
             for entity, column in zip(entities, columns, strict=payload is not None):
                 entity.update(json_value(column))
             with self._place.in_one_sentence():
@@ -210,15 +161,7 @@ class MilvusCollection:
                 self._client.drop_collection(self._old_collection)
             self._client.rename_collection(self._fresh, self.name)
         self._client.load_collection(self.name)
-        leftovers = self._fresh_name.leftovers(self._unused_names(), shared=self._place.is_remote)
-        for leftover in leftovers:  # not before: one may be all that there is of what the name stood for
-            self._client.drop_collection(leftover)
-        if leftovers:
-            caution(
-                f"out: an export to Milvus' collection '{self.name}' was killed; {', '.join(leftovers)}, which it left "
-                "half-written, was removed",
-                stacklevel=3,
-            )
+        self._remove_leftovers(shared=self._place.is_remote)
 
     def discard(self) -> None:
         """Removes the unfinished collection, and what was made for it."""
@@ -240,10 +183,6 @@ class MilvusCollection:
             self._connect()
             self._client.drop_collection(self.name)
             self._disconnect()
-
-    def finish(self, findings: Mapping[str, Any]) -> None:
-        """Nothing: the width is the search's own, and what was measured has no place in a collection."""
-        del findings
 
     def search(self, queries: Tensor, k: int) -> SearchResult:
         """Asks the collection by its name."""
@@ -282,14 +221,24 @@ class MilvusCollection:
         self._place.disconnect(self._client)
         self._client = None
 
+    def _names(self) -> list[str]:
+        return list(self._client.list_collections())
+
     def _unused_names(self) -> list[str]:
-        """Collections that no alias leads to, apart from the one of the name."""
-        names = [name for name in self._client.list_collections() if name != self.name]
+        names = [name for name in self._names() if name != self.name]
         return [name for name in names if not self._client.list_aliases(name)["aliases"]]
+
+    def _rows_of(self, collection: str) -> int:
+        self._client.load_collection(collection)
+        (row,) = self._client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong")
+        return int(row["count(*)"])
+
+    def _delete(self, collection: str) -> None:
+        self._client.drop_collection(collection)
 
     def _check_existing(self, contents: Contents) -> dict[str, dict[str, Any]]:
         """Fields of the collection that is there, by name."""
-        place = f"Milvus' collection '{self.name}'"
+        place = self._label
         description = self._client.describe_collection(self.name)
         self._old_collection = description["collection_name"]
         self._has_alias = self._old_collection != self.name
@@ -327,7 +276,7 @@ class MilvusCollection:
                 )
 
     def _stored_ids(self) -> Iterator[str]:
-        pages = self._client.query_iterator(self.name, batch_size=_BATCH, filter="", output_fields=["id"])
+        pages = self._client.query_iterator(self.name, batch_size=self.batch_rows, filter="", output_fields=["id"])
         while page := pages.next():
             yield from (str(entity["id"]) for entity in page)
         pages.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from lightning_normdyn.caution import caution
 from lightning_normdyn.passwords import without_passwords
-from lightning_normdyn.retrieval.indexes.fresh_name import FreshName
+from lightning_normdyn.retrieval.indexes.fresh_collection import FreshCollection
 from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
 from lightning_normdyn.retrieval.indexes.qdrant_points import PointId, Points, free_id, payloads
-from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
-from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
+from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_upsert
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -31,14 +29,12 @@ from lightning_normdyn.retrieval.indexes.writer import (
     optional,
 )
 
-_BATCH = 1024
 _LONGEST_NAME = 220  # of the 255 bytes of a file's name; an export adds 26
 _NOT_IN_NAMES = '<>:"/\\|?*\0'
-_SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
 
 
-class QdrantCollection:
+class QdrantCollection(FreshCollection):
     """A collection of Qdrant under dot product.
 
     Vectors go into a collection of their own (:class:`~.fresh_name.FreshName`), to which the alias ``<name>`` is moved
@@ -54,23 +50,15 @@ class QdrantCollection:
             is ``flat`` or ``hnsw``, of which the embedded mode makes no difference.
     """
 
+    target = "qdrant"
+    owner = "Qdrant's"
+
     def __init__(self, destination: Destination) -> None:
         self._qdrant = optional("qdrant_client", extra="qdrant")
         self._failure = optional("qdrant_client.http.exceptions", extra="qdrant").ApiException
-        check_index(destination.index, ["flat", "hnsw"], target="qdrant")
+        super().__init__(destination)
         _check_name(destination.name)
-        check_fresh(destination, target="qdrant")
-        self.width = SearchWidth()
-        self.existing_ids: list[str] = []
-        self.rows_done = 0
-        self._manifest = Manifest(1.0)
-        self.destination, self.name = destination, destination.name
-        self._fresh_name = FreshName(self.name)
-        self._fresh = self._fresh_name.without_key()
-        self._client: Any = None
-        self._old_collection: str | None = None
-        self._moving = False
-        self._is_live = False
+        check_fresh(destination, target=self.target)
         self._existing_points: dict[str, PointId] = {}
         self._taken: set[PointId] = set()
         self._new_folder = not self._remote and not Path(destination.out).exists()
@@ -87,10 +75,6 @@ class QdrantCollection:
     @property
     def _has_graph(self) -> bool:
         return self._remote and self.destination.index == "hnsw"
-
-    @property
-    def _needs_candidates(self) -> bool:
-        return self._manifest.keep_norm and self._manifest.exponent != 0
 
     def open(self, contents: Contents) -> None:
         """Makes the collection."""
@@ -120,41 +104,11 @@ class QdrantCollection:
             metadata={METADATA_KEY: contents.manifest.text()},
         )
 
-    def _goes_on(self, resume_key: str | None) -> bool:
-        """Whether a killed export of the same key left its collection, which is then filled further."""
-        if resume_key is None:
-            return False
-        # The one in use may be of the same export, made in this very second.
-        self._fresh = self._fresh_name.of_key(resume_key, self._names())
-        leftover = self._fresh_name.latest_of_key(resume_key, self._unused_names())
-        if leftover is None:
-            return False
-        self._fresh = leftover
-        # Of the last batch some points may be missing; those that are there are written again.
-        self.rows_done = max(0, self._client.count(self._fresh, exact=True).count - _BATCH)
-        caution(
-            f"out: an export to Qdrant's collection '{self.name}' was killed; this one goes on from its row "
-            f"{self.rows_done:,}",
-            stacklevel=3,
-        )
-        return True
-
     def _graph_config(self) -> Any:
         parameters, make = self.destination.parameters, self._qdrant.models.HnswConfigDiff
         if self.destination.index == "flat":
             return make(m=0)
         return make(m=parameters.m, ef_construct=parameters.ef_construction)
-
-    def _set_width(self, row_count: int) -> None:
-        """Of a search; refuses what the user set and the collection does not have."""
-        is_graph = self.destination.index == "hnsw"
-        defaults = {"ef_search": (_SEARCHED_NODES, _MOST_NODES)} if is_graph else {}
-        if self._needs_candidates:
-            most = min(_MOST_CANDIDATES, row_count)
-            defaults["candidates"] = (min(_SEARCHED_NODES, most), most)
-        names = ["m", "ef_construction", *defaults] if is_graph else list(defaults)
-        self.destination.parameters.check(names, index=self.destination.index, target="qdrant")
-        self.width = SearchWidth.of(self.destination.parameters, defaults, self.destination.first_width)
 
     def add(
         self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
@@ -162,9 +116,9 @@ class QdrantCollection:
         """Sends them, a thousand at a time."""
         if self.destination.dtype == "float16":
             vectors = vectors.half().float()  # the embedded mode keeps float32 whatever it is told
-        for start in range(0, len(ids), _BATCH):
-            rows = slice(start, start + _BATCH)
-            columns = None if payload is None else payload.slice(start, _BATCH)
+        for start in range(0, len(ids), self.batch_rows):
+            rows = slice(start, start + self.batch_rows)
+            columns = None if payload is None else payload.slice(start, self.batch_rows)
             beside = payloads(ids[rows], None if norms is None else norms[rows].tolist(), columns)
             with self._in_one_sentence():
                 (self._update if self._is_live else self._fill)(ids[rows], vectors[rows].tolist(), beside)
@@ -215,7 +169,7 @@ class QdrantCollection:
             self._client.update_collection_aliases(operations)
             if self._old_collection is not None and self._old_collection != self.name:
                 self._client.delete_collection(self._old_collection)
-            self._remove_leftovers()  # not before: one may be all that there is of what the name stood for
+            self._remove_leftovers(shared=self._remote)
             self._disconnect()
 
     def _copy_payload_indexes(self) -> None:
@@ -243,10 +197,6 @@ class QdrantCollection:
         with self._in_one_sentence():
             self._client.delete_collection(self._fresh)  # and aliases with it
             self._disconnect()
-
-    def finish(self, findings: Mapping[str, Any]) -> None:
-        """Nothing: the width is the search's own, and what was measured has no place in a collection."""
-        del findings
 
     def search(self, queries: Tensor, k: int) -> SearchResult:
         """Asks the collection by its alias."""
@@ -304,16 +254,11 @@ class QdrantCollection:
     def _names(self) -> list[str]:
         return [collection.name for collection in self._client.get_collections().collections]
 
-    def _remove_leftovers(self) -> None:
-        leftovers = self._fresh_name.leftovers(self._unused_names(), shared=self._remote)
-        for name in leftovers:
-            self._client.delete_collection(name)
-        if leftovers:
-            caution(
-                f"out: an export to Qdrant's collection '{self.name}' was killed; {', '.join(leftovers)}, which it "
-                "left half-written, was removed",
-                stacklevel=3,
-            )
+    def _rows_of(self, collection: str) -> int:
+        return int(self._client.count(collection, exact=True).count)
+
+    def _delete(self, collection: str) -> None:
+        self._client.delete_collection(collection)
 
     @contextmanager
     def _in_one_sentence(self) -> Iterator[None]:
@@ -331,7 +276,7 @@ class QdrantCollection:
             )
 
     def _check_existing(self, contents: Contents) -> None:
-        place = f"Qdrant's collection '{self.name}'"
+        place = self._label
         aliases = {alias.alias_name: alias.collection_name for alias in self._client.get_aliases().aliases}
         self._old_collection = aliases.get(self.name, self.name)
         parameters = self._client.get_collection(self.name).config.params.vectors

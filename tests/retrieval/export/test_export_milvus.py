@@ -198,7 +198,7 @@ def test_an_interrupted_export_leaves_what_was_there(place, tmp_path, monkeypatc
 
 
 def test_a_killed_export_goes_on_and_gives_the_same_collection(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(milvus_collection, "_BATCH", 50)
+    monkeypatch.setattr(milvus_collection.MilvusCollection, "batch_rows", 50)
     documents, _ = embeddings(m=400)
     source, _ = parquet_source(documents, tmp_path)
     export(source, "milvus", tmp_path / "unbroken.db", name="docs")

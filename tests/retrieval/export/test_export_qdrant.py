@@ -254,7 +254,7 @@ def test_a_collection_without_a_record_takes_embeddings_as_they_are_alone(folder
 
 
 def test_a_killed_export_goes_on_and_gives_the_same_collection(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_normdyn.retrieval.indexes.qdrant_collection._BATCH", 50)
+    monkeypatch.setattr("lightning_normdyn.retrieval.indexes.qdrant_collection.QdrantCollection.batch_rows", 50)
     documents, _ = embeddings(m=400)
     source, _ = parquet_source(documents, tmp_path)
     export(source, "qdrant", tmp_path / "unbroken", name="docs")
