@@ -57,12 +57,13 @@ class Tile:
             self.scores[:, count:] = -torch.inf
 
     def above(self, thresholds: Tensor, k: int | None = None) -> Survivors:
-        """Scores above the thresholds ``[n]``.
+        """Scores above the thresholds.
 
         A maximum of each group is far cheaper than a comparison of every score, which would have to be written down.
 
         Args:
-            thresholds: one a query, finite.
+            thresholds: finite; one a query, ``[n]``, or one for each of several equal parts of the documents,
+                ``[n, parts]``.
             k: where many would survive, only those as good as the tile's own ``k``-th of their row do.
 
         Raises:
@@ -73,7 +74,10 @@ class Tile:
         peaks = grouped_scores.amax(1).view(len(self.scores), group_count)
         if self._is_infinite or not bool((peaks.amax(1) < torch.inf).all()):  # of NaN too
             raise FloatingPointError("scores: expected finite ones")
-        high = peaks > thresholds.unsqueeze(1)
+        has_parts = thresholds.ndim == 2 and thresholds.shape[1] > 1
+        if has_parts:
+            thresholds = thresholds.repeat_interleave(group_count // thresholds.shape[1], dim=1).contiguous()
+        high = peaks > (thresholds if thresholds.ndim == 2 else thresholds.unsqueeze(1))
         rows, groups = high.nonzero().unbind(1)
         if k is not None and 2 * len(rows) > high.numel() and k < self.width:
             row_thresholds = self.scores.topk(k, dim=1, sorted=False).values.amin(1)
@@ -81,8 +85,10 @@ class Tile:
             row_thresholds = row_thresholds.nextafter(row_thresholds.new_tensor(-torch.inf)).clamp(min=lowest)
             thresholds = thresholds.maximum(row_thresholds)
             rows, groups = (peaks > thresholds.unsqueeze(1)).nonzero().unbind(1)
-        scores = grouped_scores.index_select(0, rows * group_count + groups)
-        group_rows, column = (scores > thresholds[rows].unsqueeze(1)).nonzero().unbind(1)
+        places = rows * group_count + groups
+        scores = grouped_scores.index_select(0, places)
+        least = thresholds.reshape(-1).index_select(0, places if has_parts else rows)
+        group_rows, column = (scores > least.unsqueeze(1)).nonzero().unbind(1)
         return Survivors(rows[group_rows], groups[group_rows] * GROUP + column, scores[group_rows, column])
 
 

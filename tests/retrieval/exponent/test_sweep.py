@@ -12,6 +12,7 @@ from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import sweep_alpha
 from lightning_normdyn.retrieval.exponent.running_alpha_top_k import log_norms, norm_bands
 from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
+from lightning_normdyn.retrieval.search.tiles import tile_width
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,6 +113,33 @@ def test_a_planted_exponent_is_the_best(planted):
     assert found.values.mean(1).max() > 0.999
 
 
+@pytest.mark.parametrize("reach", [1.1, 1.5, 30.0])
+def test_a_document_that_enters_at_one_exponent_alone_is_found(reach):
+    """For each exponent a document that is best there and nowhere else, in a band of its own and at its end.
+
+    At ``log |d| = a / 2`` and ``log cos = c - |log |d||²`` a document is best at exponent ``a``. All of these are there
+    from the start, a little worse, so that any cutoff but that of the exponent, at that end of the band, is too high.
+    """
+    alphas, width = torch.tensor(ALPHAS, dtype=torch.float64), tile_width(21, torch.device("cpu"))
+    norms, cosines = (alphas / 2).exp(), 0.9 * (-(alphas / 2).square()).exp()
+    draw = torch.Generator().manual_seed(0)
+
+    def chunk(norms, cosines, others):
+        filling = 1e-4 * (2 * torch.rand(width - len(norms), generator=draw, dtype=torch.float64) - 1)
+        lengths, cosines = torch.cat((norms, others[: len(filling)])), torch.cat((cosines, filling))
+        return torch.stack((lengths * cosines, lengths * (1 - cosines.square()).sqrt()), dim=1)
+
+    steps = torch.rand(width, generator=draw, dtype=torch.float64)
+    chunks = [chunk(norms, 0.995 * cosines, (4 * steps - 2).exp())]
+    for alpha, norm, cosine in zip(alphas, norms, cosines, strict=True):
+        others = norm * torch.pow(reach, steps if alpha < 1 else -steps)  # the power beside the product is alpha - 1
+        chunks.append(chunk(norm[None], cosine[None], others))
+    judgements = Judgements.of([(number, width * (number + 1), 1.0) for number in range(21)])
+    queries = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(21, 2)
+    sweep = sweep_alpha(queries, torch.cat(chunks), judgements, alphas=alphas, measure="hits@1", chunk_size=width)
+    torch.testing.assert_close(sweep.values, torch.eye(21, dtype=torch.float64))
+
+
 def test_only_judged_queries_have_a_value():
     queries, documents = embeddings(4, 5, 50, 0.3)
     judgements = Judgements.of([(3, 7, 2.0), (1, 4, 0.0)])
@@ -127,7 +155,7 @@ def test_only_judged_queries_have_a_value():
 def test_bands_hold_every_document_once_from_both_ends_inwards(rows, width, sample):
     chunk = embeddings(rows, 1, rows, 1.0)[1]
     chunk[::7] = 0
-    bands = list(norm_bands(chunk, width, sample=sample))
+    bands = [band._replace(documents=band.documents.clone()) for band in norm_bands(chunk, width, sample=sample)]
     assert torch.cat([band.indices for band in bands]).sort().values.tolist() == list(range(rows))
     assert all(0 < len(band.indices) <= width for band in bands)
     assert all(torch.equal(band.documents, chunk[band.indices]) for band in bands)
