@@ -85,6 +85,28 @@ CASES = {
             )
         },
     ),
+    "kg_wn18rr": Case(
+        "kg",
+        "kg_wn18rr",
+        (
+            "--data.source=TripleFolder",
+            "--data.source.folder={folder}",
+            "--model.normalization=dot",
+            "--model.weight_decay=0.3",
+            "--data.batch_size=1024",
+            "--trainer.max_epochs=5",
+        ),
+        (1e-2,),
+        {
+            "pykeen": Peer(
+                "PyKEEN ComplEx, 1-N cross entropy",
+                "peers_kg:pykeen_complex",
+                ("pykeen",),
+                (1e-2,),
+                {"weight_decay": 0.3, "dim": 128, "epochs": 5, "batch_size": 1024},
+            )
+        },
+    ),
     "ml_latest_small": Case(
         "recsys",
         "ml_latest_small",

@@ -258,8 +258,17 @@ def test_bad_input_is_one_sentence(workplace: Path, words, said, monkeypatch, ca
 
 def test_another_configuration_is_not_mixed_in(grid: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(grid.parent)
-    assert main(["grid", "--config", "grid.yaml", "--out", "out", "--trainer.max_epochs", "3"]) == 2
-    assert "holds a grid of another configuration" in capsys.readouterr().err
+    shutil.copy("grid.yaml", "other.yaml")
+    words = ["grid", "--config", "grid.yaml", "--out", "out"]
+    assert main([*words, "--trainer.max_epochs=3"]) == 2
+    assert "another configuration (it was made without --trainer.max_epochs=3); take" in capsys.readouterr().err
+    assert main([*words[:2], "other.yaml", *words[3:]]) == 2
+    assert "(it was made with grid.yaml and without other.yaml)" in capsys.readouterr().err
+    text = Path("grid.yaml").read_text()
+    Path("grid.yaml").write_text(text + "# as it is\n")
+    assert main(words) == 2
+    assert "(a config file reads otherwise now)" in capsys.readouterr().err
+    Path("grid.yaml").write_text(text)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -363,6 +372,75 @@ def test_a_training_ends_with_its_grid_while_it_still_loads(tmp_path):
         _, complaint = worker.communicate(timeout=60)
     assert (worker.returncode, complaint) == (1, b"")
     assert not Path(scratch).exists()
+
+
+STALL = """
+from pathlib import Path
+from time import sleep
+
+from pytorch_lightning import Callback
+
+
+class Stall(Callback):
+    \"\"\"Says that it trains and waits to be killed, where somebody asks for that.\"\"\"
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3 and Path("stall").exists() and "seed1" in trainer.default_root_dir:
+            Path("stalled").touch()
+            sleep(600)
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        (signal.SIGKILL, ()),
+        (signal.SIGINT, ()),
+        (signal.SIGKILL, ("--sequential", "--max-seeds", "3")),
+        (signal.SIGINT, ("--sequential", "--max-seeds", "3")),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else " ".join(value) or "at once",
+)
+def test_a_grid_killed_in_a_training_goes_on_and_finds_the_same(workplace: Path, tmp_path, number, options) -> None:
+    """All but the trainings under way is there still, and what is trained anew is the same bit for bit."""
+    for name in ("set", "grid.yaml"):
+        (tmp_path / name).symlink_to(workplace / name)
+    (tmp_path / "stalling.py").write_text(STALL)
+    words = [*WORDS, *options, "--jobs", "2", "--trainer.callbacks+=stalling.Stall"]
+    command = [sys.executable, "-m", "lightning_normdyn", *words]
+    place = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    folder, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    (tmp_path / "stall").touch()
+    with subprocess.Popen([*command, "--out", folder.name], start_new_session=True, **place) as first:
+        until((tmp_path / "stalled").is_file, seconds=900)
+        if number == signal.SIGINT:  # as a terminal does it: all processes hear it
+            os.killpg(first.pid, number)
+        else:
+            first.kill()
+        printed, complaint = first.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert (first.returncode, complaint) == (130, "")
+        assert f"Go on with --out {folder.name}" in printed
+    until(lambda: not any(trainings_in(run) for run in folder.glob("runs/*")), seconds=60)
+    (tmp_path / "stall").unlink()
+    finished = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")}
+    assert len(finished) >= 3  # all of the first seed
+    for changed, said in (("--trainer.max_epochs=3", "holds a grid of another configuration"), *LOOKED[bool(options)]):
+        again = subprocess.run([*command, *changed.split(), "--out", folder.name], **place, check=False)
+        assert (again.returncode, again.stdout) == (2, "")
+        assert said in again.stderr
+    for out in (folder, unbroken):
+        run = subprocess.run([*command, "--out", out.name], **place, check=False)
+        assert (run.returncode, run.stderr) == (0, "")
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    assert results_in(folder) == results_in(unbroken)
+    assert files_in(folder) == files_in(unbroken)
+    findings = [json.loads((out / "findings.json").read_text()) for out in (folder, unbroken)]
+    assert without_command(findings[0]) == without_command(findings[1])
+
+
+LOOKED = {True: [("--max-seeds 4", "max_seeds: expected looks at 2 to 3 seeds")], False: []}
 
 
 def until(condition, *, seconds: float) -> None:

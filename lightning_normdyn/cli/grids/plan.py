@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,11 +99,23 @@ def make_folder(out: str | None, words: Sequence[str]) -> Path:
         return folder
     folder = Path(out)
     make_writable(folder)
-    if _read(folder / PLAN_FILE) != configuration:
+    before = _read(folder / PLAN_FILE)
+    if before != configuration:
         raise ValueError(
-            f"out: '{folder}' holds a grid of another configuration (its {PLAN_FILE} differs); choose another folder"
+            f"out: '{folder}' holds a grid of another configuration ({_difference(before, configuration)}); take that "
+            "one's again, or choose another folder"
         )
     return folder
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What a configuration has that the one before it had not, and the other way round."""
+    words = [content.get("words") or [] for content in (before, now)]
+    only = [shlex.join(word for word in these if word not in those) for these, those in (words, words[::-1])]
+    sides = [f"{side} {options}" for side, options in zip(("with", "without"), only, strict=True) if options]
+    if sides:
+        return f"it was made {' and '.join(sides)}"
+    return "a config file reads otherwise now" if words[0] == words[1] else "its options stand in another order"
 
 
 def fix_looks(folder: Path, looks: Sequence[int]) -> None:
