@@ -270,7 +270,7 @@ class ContrastiveLoss(nn.Module):
         built with, or with ``"auto"`` times its default. A learnt temperature starts there.
 
         Args:
-            factor: how much warmer.
+            factor: of the temperature.
 
         Example:
             >>> loss = ContrastiveLoss(temperature=0.1)

@@ -82,7 +82,7 @@ class Temperature(OwnNumbers):
         if learnable and 1 / temperature > max_scale:
             raise ValueError(
                 f"temperature: {temperature} makes a scale of {1 / temperature:g}, above max_scale={max_scale:g}; "
-                "start warmer or raise the bound"
+                "start at a higher temperature or raise the bound"
             )
         self.start: float | Literal["auto"] = temperature
         self.learnable = learnable

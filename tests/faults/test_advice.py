@@ -262,7 +262,7 @@ ADVICE = {
         lambda: FullSoftmax()(*PAIRS, torch.arange(4), document_ids=torch.arange(4.0).to(torch.long)),
     ),
     "a cold learnt temperature": (
-        "start warmer or raise the bound",
+        "start at a higher temperature or raise the bound",
         lambda: InfoNCE(temperature=0.001, learnable_temperature=True),
         lambda: [
             InfoNCE(temperature=0.02, learnable_temperature=True),

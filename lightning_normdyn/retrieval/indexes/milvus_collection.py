@@ -45,10 +45,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 class MilvusCollection(FreshCollection):
     """A collection of Milvus under inner product, with the fields ``id`` and ``embedding``, and ``norm`` if kept apart.
 
-    Vectors go into a collection of their own (:class:`~.fresh_name.FreshName`), which takes the name at the end; where
-    the name is an alias, the alias is moved to it in one step. Payload goes into dynamic fields; entities that are
-    replaced keep the further fields that they have, of a schema or dynamic. With ``upsert`` entities of the collection
-    that is in use get their new vectors by id, and those of other ids stay.
+    Vectors go into a collection of their own (:class:`~.fresh_collection.FreshName`), which takes the name at the end;
+    where the name is an alias, the alias is moved to it in one step. Payload goes into dynamic fields; entities that
+    are replaced keep the further fields that they have, of a schema or dynamic. With ``upsert`` entities of the
+    collection that is in use get their new vectors by id, and those of other ids stay.
 
     Args:
         destination: ``out`` is a folder of Milvus Lite, whose name ends in ``.db``, or the URL of a server, whose token

@@ -37,8 +37,8 @@ _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", 
 class QdrantCollection(FreshCollection):
     """A collection of Qdrant under dot product.
 
-    Vectors go into a collection of their own (:class:`~.fresh_name.FreshName`), to which the alias ``<name>`` is moved
-    in one step at the end.
+    Vectors go into a collection of their own (:class:`~.fresh_collection.FreshName`), to which the alias ``<name>`` is
+    moved in one step at the end.
 
     Numbers and UUIDs are ids of points as they are, of other ids the UUID5 is; the payload ``id`` holds the text.
 
