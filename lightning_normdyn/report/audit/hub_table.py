@@ -11,6 +11,7 @@ from lightning_normdyn.report.kit.table import Cell, Column, Table
 from lightning_normdyn.retrieval.audit.hubs import Hub, Hubs
 
 _NAMED = 3
+_LETTERS = 90
 _COSINE = "cosine"
 
 
@@ -26,7 +27,8 @@ def hub_entries(hubs: Hubs, items: Mapping[int, Item]) -> list[dict[str, object]
 
 def _named(hub: Hub, items: Mapping[int, Item]) -> dict[str, object]:
     item = _item(hub, items)
-    return {"id": item.id} | ({"text": item.text} if item.text else {})
+    name: dict[str, object] = {"id": item.id}
+    return name | {"text": item.text} if item.text else name
 
 
 def hub_sentence(hubs: Hubs, items: Mapping[int, Item]) -> str:
@@ -49,13 +51,13 @@ def hub_sentence(hubs: Hubs, items: Mapping[int, Item]) -> str:
         if hubs.k >= hubs.documents:
             return f"No hubs: all {hubs.documents:,} documents are in the top {hubs.k} of every query."
         return f"No hubs: none of {hubs.documents:,} documents is in {lists}, so that chance explains every count."
-    are = "is" if hubs.count == 1 else "are"
+    are = "is" if hubs.hub_count == 1 else "are"
     names = ", ".join(_in_words(hub, hubs, items) for hub in hubs.listed[:_NAMED])
-    names += f" and {hubs.count - _NAMED:,} more" if hubs.count > _NAMED else ""
+    names += f" and {hubs.hub_count - _NAMED:,} more" if hubs.hub_count > _NAMED else ""
     advised = hubs.advised_norm_rank
     by_advice = "" if advised is None else f", and than {_shares(advised)} by {hubs.score}"
     return (
-        f"Hubs: {hubs.count:,} of {hubs.documents:,} documents {are} in {lists}, which chance gives none: {names}."
+        f"Hubs: {hubs.hub_count:,} of {hubs.documents:,} documents {are} in {lists}, which chance gives none: {names}."
         f" Documents in top lists are longer than {_shares(hubs.norm_rank)} of all by cosine{by_advice}, where 50% is "
         "even."
     )
@@ -77,7 +79,7 @@ def hub_table(hubs: Hubs, items: Mapping[int, Item]) -> Table:
         Column("relevant to", "queries"),
     ]
     rows = [_row(hub, hubs, items) for hub in hubs.listed]
-    shown = f"; {len(hubs.listed)} of {hubs.count:,} are shown" if hubs.count > len(hubs.listed) else ""
+    shown = f"; {len(hubs.listed)} of {hubs.hub_count:,} are shown" if hubs.hub_count > len(hubs.listed) else ""
     caption = f"Hubs: in the top {hubs.k} of {hubs.least:,} or more of {hubs.queries:,} queries{shown}"
     return Table("table-hubs", caption, columns, rows, style="wide")
 
@@ -86,7 +88,7 @@ def _row(hub: Hub, hubs: Hubs, items: Mapping[int, Item]) -> list[str | Cell]:
     item = _item(hub, items)
     counts = [hub.by_cosine, *([hub.by_advice] if hubs.score else []), hub.relevant]
     return [
-        Cell(shortened(item.id), shortened(item.text)),
+        Cell(shortened(item.id), shortened(item.text, _LETTERS)),
         plain(hub.norm, 4),
         percent(hub.longer_than),
         *(f"{count:,}" for count in counts),

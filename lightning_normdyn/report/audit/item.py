@@ -69,12 +69,12 @@ def item_list(title: str, rows: Sequence[int], norms: Sequence[float], items: Ma
     return ItemList(title, entries)
 
 
-def shortened(text: str) -> str:
-    """The beginning of a text on one line.
+def shortened(text: str, most: int = _LETTERS) -> str:
+    """The beginning of a text on one line, of so many letters at most.
 
     Example:
         >>> shortened("  two lines "), len(shortened("word " * 100))
         ('two lines', 220)
     """
     line = " ".join("".join(letter if letter.isprintable() or letter.isspace() else "�" for letter in text).split())
-    return line if len(line) <= _LETTERS else line[: _LETTERS - 1].rstrip() + "…"
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"

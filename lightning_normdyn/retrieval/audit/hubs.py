@@ -48,7 +48,7 @@ class Hubs(NamedTuple):
         score: the advised score in words; empty where it is the cosine.
         least: lists that a document must be in to be a hub: by chance alone, with lists drawn at random, one or more of
             all documents would be in so many with a probability of 5% at most.
-        count: hubs by either score.
+        hub_count: hubs by either score.
         listed: those in most lists by either score, at most twelve.
         norm_rank: share of the documents that are shorter than one in a top list by cosine, on average; 0.5 where norms
             have no part in it. The interval is over queries.
@@ -60,7 +60,7 @@ class Hubs(NamedTuple):
     documents: int
     score: str
     least: int
-    count: int
+    hub_count: int
     listed: tuple[Hub, ...]
     norm_rank: Interval
     advised_norm_rank: Interval | None

@@ -64,7 +64,8 @@ class Tile:
         Args:
             thresholds: finite; one a query, ``[n]``, or one for each of several equal parts of the documents,
                 ``[n, parts]``.
-            k: where many would survive, only those as good as the tile's own ``k``-th of their row do.
+            k: where many would survive, only those as good as the tile's own ``k``-th of their row do; for one
+                threshold a query.
 
         Raises:
             FloatingPointError: if a score is NaN or was infinite when the tile was filled.

@@ -73,7 +73,7 @@ def test_hubs_are_those_of_a_loop_over_all_pairs():
     assert hubs.least == least
     most = {row: max(count[row] for count in counts) for row in range(ROWS)}
     expected = {row for row, count in most.items() if count >= least}
-    assert hubs.count == len(expected) > 3
+    assert hubs.hub_count == len(expected) > 3
     listed = sorted(expected, key=lambda row: (-most[row], -counts[0][row] - counts[1][row], row))[:12]
     assert [hub.document for hub in hubs.listed] == listed
     relevant = Counter(document for _, document, grade in pairs if grade > 0)
@@ -145,7 +145,7 @@ def test_lists_that_are_drawn_at_random_have_a_hub_once_in_twenty():
     rankings = (
         torch.as_tensor(np.stack([draws.choice(200, 10, replace=False) for _ in range(100)])) for _ in range(50)
     )
-    assert sum(find_hubs(ranking, documents, empty).count > 0 for ranking in rankings) <= 6
+    assert sum(find_hubs(ranking, documents, empty).hub_count > 0 for ranking in rankings) <= 6
 
 
 def test_near_dead_vectors_leave_no_cliff_in_the_places_of_rankings():
