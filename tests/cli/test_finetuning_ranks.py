@@ -76,9 +76,9 @@ def agree(folder: Path, case: str) -> None:
     assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-4  # the second epoch trained
     measures = [logged(folder, f"{case} of {ranks}") for ranks in ("one", "two")]
     assert len(measures[0]) == len(measures[1]) == 3
-    for expected, found in zip(*measures, strict=True):
+    for expected, row in zip(*measures, strict=True):
         assert "start/ndcg@10" in expected or "val/ndcg@10" in expected
-        assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @pytest.fixture(scope="module")

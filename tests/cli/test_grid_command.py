@@ -426,10 +426,10 @@ def test_a_grid_killed_in_a_training_goes_on_and_finds_the_same(workplace: Path,
     (tmp_path / "stall").unlink()
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")}
     assert len(finished) >= 3  # all of the first seed
-    for changed, said in (("--trainer.max_epochs=3", "holds a grid of another configuration"), *LOOKED[bool(options)]):
-        again = subprocess.run([*command, *changed.split(), "--out", folder.name], **place, check=False)
+    for option, sentence in (("--trainer.max_epochs=3", "a grid of another configuration"), *LOOKS[bool(options)]):
+        again = subprocess.run([*command, *option.split(), "--out", folder.name], **place, check=False)
         assert (again.returncode, again.stdout) == (2, "")
-        assert said in again.stderr
+        assert sentence in again.stderr
     for out in (folder, unbroken):
         run = subprocess.run([*command, "--out", out.name], **place, check=False)
         assert (run.returncode, run.stderr) == (0, "")
@@ -440,7 +440,7 @@ def test_a_grid_killed_in_a_training_goes_on_and_finds_the_same(workplace: Path,
     assert without_command(findings[0]) == without_command(findings[1])
 
 
-LOOKED = {True: [("--max-seeds 4", "max_seeds: expected looks at 2 to 3 seeds")], False: []}
+LOOKS = {True: [("--max-seeds 4", "max_seeds: expected looks at 2 to 3 seeds")], False: []}
 
 
 def until(condition, *, seconds: float) -> None:

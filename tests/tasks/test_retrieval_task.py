@@ -256,3 +256,20 @@ def test_sets_out_of_domain_have_short_names_where_these_differ(tmp_path):
     assert RetrievalData().out_of_domain() == {}
     with pytest.raises(ValueError, match="also: expected a list of texts, got one text; put it into a list"):
         RetrievalData(also=folders[0])
+
+
+def test_measures_are_logged_where_ranks_can_reduce_them(monkeypatch):
+    """Embeddings of an evaluation are on the CPU, where NCCL reduces nothing."""
+    logged = {}
+    judged = Judgements(torch.arange(3), torch.arange(3), torch.ones(3))
+    encoded = Encoded(torch.randn(3, 4), torch.randn(5, 4), judged)
+    task = Retrieval()
+    monkeypatch.setattr(Retrieval, "device", torch.device("meta"))
+    monkeypatch.setattr(task, "_take_encoded", lambda _: encoded)
+    monkeypatch.setattr(task, "_floors_of", lambda *_: {})
+    monkeypatch.setattr(task, "log", lambda name, value, **options: logged.update({name: (value, options)}))
+    monkeypatch.setattr(task, "log_dict", lambda *_, **options: logged.update({"floors": (None, options)}))
+    task._evaluate("val")
+    assert {"val/ndcg@10", "val/relevant_norm", "val/irrelevant_norm", "floors"} <= logged.keys()
+    assert {value.device.type for value, _ in logged.values() if value is not None} == {"meta"}
+    assert all(options["sync_dist"] for _, options in logged.values())

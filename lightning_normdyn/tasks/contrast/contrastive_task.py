@@ -162,9 +162,10 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         values["relevant_norm"] = norms.relevant.mean()
         if len(norms.irrelevant):
             values["irrelevant_norm"] = norms.irrelevant.mean()
-        # The same on every rank: the mean over them changes nothing, and Lightning warns of each name without it.
+        # The same on every rank: the mean over them changes nothing, and Lightning warns of each name without it. NCCL
+        # reduces nothing that is on the CPU.
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name == self.headline, sync_dist=True)
+            self.log(f"{stage}/{name}", value.float().to(self.device), prog_bar=name == self.headline, sync_dist=True)
         floors = {f"{stage}/floor/{name}": value for name, value in self._floors_of(split, encoded).items()}
         self.log_dict(floors, sync_dist=True)
 

@@ -127,7 +127,8 @@ class FewShot(ContrastiveTask):
             return
         accuracy = self.trained_measures(encoded)["accuracy"]
         floor = {"accuracy_interval": half_interval(accuracy), "chance": chance(encoded)}
-        self.log_dict({f"{stage}/{name}": value.float() for name, value in floor.items()}, sync_dist=True)
+        values = {f"{stage}/{name}": value.float().to(self.device) for name, value in floor.items()}
+        self.log_dict(values, sync_dist=True)
 
 
 def episode_accuracy(encoded: Encoded, queries: Tensor, documents: Tensor) -> dict[str, Tensor]:

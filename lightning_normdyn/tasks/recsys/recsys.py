@@ -190,7 +190,7 @@ class Recommendation(TableSizes, ContrastiveTask):
         if self.encoded is not None and self.encoded.popularity is not None:
             norms, popularity = safe_norm(self.encoded.documents), self.encoded.popularity
             r = correlate(norms, popularity, kind="spearman", resamples=0).r
-            self.log(f"{stage}/norm_popularity", r, sync_dist=True)
+            self.log(f"{stage}/norm_popularity", float(r), sync_dist=True)
 
 
 class RecommendationData(ContrastData):
