@@ -116,6 +116,7 @@ def peak_gib() -> float:
 
 
 def main(folder: Path) -> None:
+    os.chdir(folder)  # where trainers leave their files
     rank = os.environ.get("RANK", "0")
     encoder = write_bert(folder / f"bert-{rank}", ["return", "the", "file", "list"], max_position_embeddings=64)
     with quiet_lightning():
