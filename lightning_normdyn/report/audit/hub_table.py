@@ -49,7 +49,8 @@ def hub_sentence(hubs: Hubs, items: Mapping[int, Item]) -> str:
     lists = f"the top {hubs.k} of {hubs.least:,} or more of {hubs.queries:,} queries"
     if not hubs.listed:
         if hubs.k >= hubs.documents:
-            return f"No hubs: all {hubs.documents:,} documents are in the top {hubs.k} of every query."
+            all_of = "the only document is" if hubs.documents == 1 else f"all {hubs.documents:,} documents are"
+            return f"No hubs: {all_of} in the top {hubs.k} of every query."
         return f"No hubs: none of {hubs.documents:,} documents is in {lists}, so that chance explains every count."
     are = "is" if hubs.hub_count == 1 else "are"
     names = ", ".join(_in_words(hub, hubs, items) for hub in hubs.listed[:_NAMED])

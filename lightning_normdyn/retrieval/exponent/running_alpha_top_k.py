@@ -49,7 +49,7 @@ class RunningAlphaTopK:
             ends = ", ".join(f"{float(end.exp()):g}" for end in band.log_norms.aminmax())
             raise ValueError(
                 f"documents: expected norms whose powers are within float64, got norms between {ends} from row {first} "
-                "on; scale all embeddings by one factor"
+                "on; take alphas nearer 0, or scale all embeddings by one factor"
             )
         if begin:
             survivors(tile, tile.scores.new_full((self._n,), self._narrow.max), band.documents, band.indices + first)

@@ -182,6 +182,8 @@ def test_hubs_are_named_in_words_and_in_a_table():
         torch.arange(3).expand(8, 3), RankedDocuments(torch.ones(3), torch.ones(3).bool()), Judgements.of([])
     )
     assert hub_sentence(everything, {}) == "No hubs: all 3 documents are in the top 3 of every query."
+    single = everything._replace(documents=1)
+    assert hub_sentence(single, {}) == "No hubs: the only document is in the top 3 of every query."
     even = find_hubs(
         torch.arange(90).view(30, 3), RankedDocuments(torch.ones(90), torch.ones(90).bool()), Judgements.of([])
     )

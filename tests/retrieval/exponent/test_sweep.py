@@ -206,6 +206,10 @@ FAR = Judgements.of([(0, 0, 1.0), (0, 5, 1.0)])
             lambda x: sweep_alpha(x, 1e200 * x.double(), ONE),
             "documents: expected norms whose powers are within float64",
         ),
+        (  # no factor brings these nearer to each other
+            lambda x: sweep_alpha(x, torch.tensor([[1e-7, 0], [1e7, 0]]), ONE, alphas=(0.0, 200.0)),
+            "norms between 1e-07, 1e[+]07 from row 0 on; take alphas nearer 0, or scale",
+        ),
         (lambda x: sweep_alpha(x[0], x, ONE), r"queries: expected \[n, d\]"),
     ],
 )
