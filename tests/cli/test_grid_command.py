@@ -82,7 +82,7 @@ def grid(workplace: Path) -> Path:
     return workplace / "out"
 
 
-def test_a_grid_goes_on_with_what_is_missing(grid: Path, monkeypatch) -> None:
+def test_a_grid_goes_on_with_what_is_missing(grid: Path, monkeypatch, capsys) -> None:
     """The job that it asks for again is answered with what was trained before; on Ray it is trained again, below."""
     monkeypatch.chdir(grid.parent)
     shutil.copytree(grid, "resumed")
@@ -99,6 +99,7 @@ def test_a_grid_goes_on_with_what_is_missing(grid: Path, monkeypatch) -> None:
     monkeypatch.setattr(grid_module, "run_jobs", answer)
     assert main([*WORDS, "--jobs", "2", "--out", "resumed"]) == 0
     assert names == ["qnorm-lr0.01-t1-seed1"]
+    assert "0 of 5: begun\n1 of 5: untrained" in capsys.readouterr().out
     findings = [json.loads((folder / "findings.json").read_text()) for folder in (grid, Path("resumed"))]
     origins = [finding.pop("origin") for finding in findings]
     assert findings[0] == findings[1]

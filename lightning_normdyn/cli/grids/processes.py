@@ -169,4 +169,6 @@ def grid_progress(console: Console, total: int, *, is_watched: bool) -> Iterator
     """
     columns = (SpinnerColumn(), BarColumn(20), TextColumn("{task.description}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not is_watched) as bar:
+        if not is_watched:
+            console.print(f"0 of {total}: begun")
         yield GridProgress(bar, console, total, is_watched=is_watched)

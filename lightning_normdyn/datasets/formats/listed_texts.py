@@ -57,6 +57,9 @@ def _lines(file: File, *, keep_blank: bool) -> _Rows:
 
 def _tsv(file: File) -> _Rows:
     for place, row in enumerate(read_rows(file, delimiter="\t")):
+        if len(row.cells) == 1:
+            advice = "separate them by a tab, or name a file of one text a line .txt"
+            raise MalformedFileError(file, row.line, "an id, a tab and a text", "no tab", advice)
         check_width(file, row, 2)
         if place or row.cells[0] not in _IDS:
             yield file, row.line, row.cells[0], row.cells[1]

@@ -145,20 +145,24 @@ def length_figure(ranking: RankingAudit, curve: LengthCurve) -> Axes:
     ticks = _length_ticks(exponents, width)
     axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("exponent e in cos · (1 + length)^e")
+    axes.set_xlabel("exponent e in cos · (1 + length)^e, on a scale that widens 0")
     _finish_sweep(axes, ranking)
     return axes
 
 
 def _length_ticks(exponents: Floats, width: float) -> list[float]:
-    """Round exponents that are far enough apart on the scale, the same on both sides of 0."""
-    end = float(exponents[-1])
-    reach = math.asinh(end / width)
+    """Round exponents that are far enough apart on the scale, out to either end."""
+    low, high = (math.asinh(float(end) / width) for end in (exponents[0], exponents[-1]))
+    least = _LEAST_TICK_SHARE * (high - low)
+    sizes = [size * 10.0**power for power in range(-4, 3) for size in (1, 2, 5)]
     ticks = [0.0]
-    for tick in (size * 10.0**power for power in range(-4, 3) for size in (1, 2, 5)):
-        if tick <= end and math.asinh(tick / width) - math.asinh(ticks[-1] / width) >= 2 * _LEAST_TICK_SHARE * reach:
-            ticks.append(tick)
-    return [*(-tick for tick in ticks[:0:-1]), *ticks]
+    for sign, reach in ((1, high), (-1, -low)):
+        place = 0.0
+        for tick in sizes:
+            if place + least <= math.asinh(tick / width) <= reach:
+                ticks.append(sign * tick)
+                place = math.asinh(tick / width)
+    return sorted(ticks)
 
 
 def _columns(curve: Sequence[Interval]) -> list[Floats]:

@@ -46,7 +46,7 @@ def hub_sentence(hubs: Hubs, items: Mapping[int, Item]) -> str:
         2.5, longer than 90% of all). Documents in top lists are longer than 50% (40% to 60%) of all by cosine, where
         50% is even.
     """
-    lists = f"the top {hubs.k} of {hubs.least:,} or more of {hubs.queries:,} queries"
+    lists = _lists(hubs)
     if not hubs.listed:
         if hubs.k >= hubs.documents:
             all_of = "the only document is" if hubs.documents == 1 else f"all {hubs.documents:,} documents are"
@@ -81,7 +81,7 @@ def hub_table(hubs: Hubs, items: Mapping[int, Item]) -> Table:
     ]
     rows = [_row(hub, hubs, items) for hub in hubs.listed]
     shown = f"; {len(hubs.listed)} of {hubs.hub_count:,} are shown" if hubs.hub_count > len(hubs.listed) else ""
-    caption = f"Hubs: in the top {hubs.k} of {hubs.least:,} or more of {hubs.queries:,} queries{shown}"
+    caption = f"Hubs: in {_lists(hubs)}{shown}"
     return Table("table-hubs", caption, columns, rows, style="wide")
 
 
@@ -100,6 +100,11 @@ def _in_words(hub: Hub, hubs: Hubs, items: Mapping[int, Item]) -> str:
     by_advice = f" by cosine and {hub.by_advice:,} by {hubs.score}" if hubs.score else ""
     length = f"norm {plain(hub.norm)}, longer than {hub.longer_than:.0%} of all"
     return f"{shortened(_item(hub, items).id)} in {hub.by_cosine:,}{by_advice} ({length})"
+
+
+def _lists(hubs: Hubs) -> str:
+    scores = " by one score or the other" if hubs.score else ""
+    return f"the top {hubs.k} of {hubs.least:,} or more of {hubs.queries:,} queries{scores}"
 
 
 def _item(hub: Hub, items: Mapping[int, Item]) -> Item:

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from small_files import write
 
 from lightning_normdyn.datasets import MalformedFileError
+from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.datasets.reading.lines import read_lines
 from lightning_normdyn.datasets.reading.rows import read_columns, read_rows
 
@@ -98,3 +99,10 @@ def test_columns_are_found_by_name_in_any_order(tmp_path):
 def test_malformed_tables_are_refused(tmp_path, name, content, message):
     with pytest.raises(MalformedFileError, match=message):
         list(read_columns(write(tmp_path / name, content), "name", "score"))
+
+
+def test_texts_without_ids_in_a_file_that_is_to_have_them_are_told_the_ending_they_need(tmp_path):
+    message = r"a\.tsv, line 1: expected an id, a tab and a text, got no tab; .*\.txt"
+    with pytest.raises(MalformedFileError, match=message):
+        read_listed_texts(write(tmp_path / "a.tsv", "a first text\nanother\n"))
+    assert len(read_listed_texts(write(tmp_path / "a.txt", "a first text\nanother\n"))) == 2

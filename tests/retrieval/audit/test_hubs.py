@@ -174,6 +174,8 @@ def test_hubs_are_named_in_words_and_in_a_table():
     sentence = hub_sentence(hubs, items)
     assert f"row {first.document} in {first.by_cosine} by cosine and {first.by_advice} by cos · norm^1.00" in sentence
     assert f"d{second.document} in {second.by_cosine} by cosine" in sentence
+    assert f"or more of {hubs.queries} queries by one score or the other, which" in sentence
+    assert "by one score or the other" not in hub_sentence(hubs._replace(score=""), items)
     rows = hub_table(hubs, items).rows
     assert rows[1][0] == (f"d{second.document}", "a text")
     assert rows[1][3:] == [str(second.by_cosine), str(second.by_advice), str(second.relevant)]
