@@ -1,7 +1,7 @@
 """Fine-tunes by the shipped configuration in two processes and leaves the runs for the test that started it.
 
-Run as ``python -m torch.distributed.run --nproc-per-node 2 finetuning_worker.py FOLDER PORTS CASE...``;
-two more ports than cases let the first one go on from a checkpoint, too.
+Started by ``rank_starter.run_ranks`` as ``finetuning_worker.py FOLDER PORTS CASE...``; two more ports than cases let
+the first one go on from a checkpoint, too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from pathlib import Path
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_normdyn.cli.main import main
-from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
 from lightning_normdyn.tasks import RetrievalData
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
-from lightning_normdyn.tasks.sources import JudgedTextsSource
 
-WORDS = ["a", "file", "is", "open", "closed", "the", "red", "door", "blue", "list"]
 PAIRS = 8
 """Of a step, on all ranks together."""
 _ADAPTERS = ("--model.encoder.lora=Lora", "--model.encoder.lora.rank=2", "--model.layer_decay=1")
@@ -29,21 +26,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "lora": _ADAPTERS,
     "cached lora": (*_ADAPTERS, "--model.mini_batch_size=3"),
 }
-
-
-class Phrases(JudgedTextsSource):
-    """Every query is answered by the document of its words in the other order."""
-
-    def read(self):
-        phrases = [f"{first} {second}" for first in WORDS for second in WORDS if first != second]
-        documents = [" ".join(phrase.split()[::-1]) for phrase in phrases]
-        sides = [
-            Texts([f"{side}{n}" for n in range(len(phrases))], texts)
-            for side, texts in (("q", phrases), ("d", documents))
-        ]
-        places = range(len(phrases))
-        train, validation, test = (Judgements.of((n, n, 1.0) for n in places if n % 3 == rest) for rest in range(3))
-        return JudgedTexts(*sides, {"train": train, "validation": validation, "test": test})
 
 
 class OrderedPairs(RetrievalData):
@@ -71,7 +53,7 @@ def words(folder, name, case, *, ranks, precision="64-true"):
         "model.encoder.model": folder / "bert",
         "model.lr": 1e-3,
         "data": "finetuning_worker.OrderedPairs",
-        "data.source": "finetuning_worker.Phrases",
+        "data.source": "phrases.Phrases",
         "data.batch_size": PAIRS // ranks,
         "data.evaluation_batch_size": 7,  # of 30 and 90 texts: the ranks have unequal shares
         "trainer.accelerator": "cpu",

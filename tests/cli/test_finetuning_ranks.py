@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import socket
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
-from finetuning_worker import CASES, WORDS, checkpoint, words
+from finetuning_worker import CASES, checkpoint, words
+from phrases import WORDS
+from rank_starter import run_ranks
 from small_transformers import write_bert
 
 from lightning_normdyn.cli.main import main
@@ -27,17 +26,9 @@ def start(folder: Path, cases: list[str], *, goes_on: bool = False) -> Path:
     torch.manual_seed(0)
     sizes = {"num_hidden_layers": 2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     write_bert(folder / "bert", WORDS, initializer_range=0.5, **sizes)
-    paths = [str(WORKER.parent), *sys.path]
-    # Lightning leaves its seed to child processes in the environment; that of another test is not theirs.
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    }
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "JSONARGPARSE_DEPRECATION_WARNINGS": "off"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(WORKER), str(folder), ",".join(free_ports(len(cases) + 2 * goes_on)), *cases]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
-    assert run.returncode == 0, run.stderr[-4000:]
-    (folder / "printed.txt").write_text(run.stdout + run.stderr)
+    ports = ",".join(free_ports(len(cases) + 2 * goes_on))
+    printed = run_ranks(WORKER, folder, ports, *cases, timeout=600, JSONARGPARSE_DEPRECATION_WARNINGS="off")
+    (folder / "printed.txt").write_text("".join(printed))
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
         for case in cases:

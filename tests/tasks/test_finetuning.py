@@ -5,19 +5,17 @@ import math
 
 import pytest
 import torch
+from phrases import WORDS, Phrases
 from pytorch_lightning import Trainer
 from small_transformers import write_bert
 
-from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
 from lightning_normdyn.tasks import Retrieval, RetrievalData, Sts
 from lightning_normdyn.tasks.contrast.contrast_data import TrainingPair, collate_pairs
 from lightning_normdyn.tasks.contrast.schedules import decayed
 from lightning_normdyn.tasks.encoders import Lora, PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.layer_stack import LayerStack
 from lightning_normdyn.tasks.quiet import quiet_lightning
-from lightning_normdyn.tasks.sources import JudgedTextsSource
 
-WORDS = ["a", "file", "is", "open", "closed", "the", "red", "door", "blue", "list"]
 LR = 1e-3
 
 
@@ -27,21 +25,6 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"num_hidden_layers": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return str(write_bert(tmp_path_factory.mktemp("bert"), WORDS, initializer_range=0.5, **sizes))
-
-
-class Phrases(JudgedTextsSource):
-    """Every query is answered by the document of its words in the other order."""
-
-    def read(self):
-        phrases = [f"{first} {second}" for first in WORDS for second in WORDS if first != second]
-        documents = [" ".join(phrase.split()[::-1]) for phrase in phrases]
-        sides = [
-            Texts([f"{side}{n}" for n in range(len(phrases))], texts)
-            for side, texts in (("q", phrases), ("d", documents))
-        ]
-        places = range(len(phrases))
-        train, validation, test = (Judgements.of((n, n, 1.0) for n in places if n % 3 == rest) for rest in range(3))
-        return JudgedTexts(*sides, {"train": train, "validation": validation, "test": test})
 
 
 def trained(task, steps=2, **options):

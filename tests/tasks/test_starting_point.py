@@ -203,22 +203,19 @@ class Clocked(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def timed(model, **options):
+    """Trains on twelve batches; what timed the steps, and the trainer."""
+    timer, loader = StepTime(warmup_steps=2, steps=6), torch.utils.data.DataLoader(torch.zeros(12, 1))
+    with quiet_lightning():
+        trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, callbacks=[timer], **QUIET, **options)
+        trainer.fit(model, loader, loader)
+    return timer, trainer
+
+
 def test_a_step_takes_what_it_takes_without_evaluations(capsys, monkeypatch):
     model = Clocked()
     monkeypatch.setattr(step_time, "time", SimpleNamespace(perf_counter=lambda: model.seconds))
-    loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
-    timer = StepTime(warmup_steps=2, steps=6)
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            callbacks=[timer],
-            val_check_interval=4,
-            limit_val_batches=1,
-            **QUIET,
-        )
-        trainer.fit(model, loader, loader)
+    timer, _ = timed(model, val_check_interval=4, limit_val_batches=1)
     assert timer.seconds == pytest.approx(0.01)
     printed = capsys.readouterr().out
     assert "A step takes 0.01 s (mean of 6); 12 steps take 0.12 s, evaluations not counted." in printed
@@ -242,19 +239,7 @@ class Alternation(Clocked):
 def test_a_step_of_manual_optimization_is_a_batch(capsys, monkeypatch, max_steps, rest):
     model = Alternation()
     monkeypatch.setattr(step_time, "time", SimpleNamespace(perf_counter=lambda: model.seconds))
-    timer = StepTime(warmup_steps=2, steps=6)
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            max_steps=max_steps,
-            logger=False,
-            callbacks=[timer],
-            limit_val_batches=0,
-            **QUIET,
-        )
-        loader = torch.utils.data.DataLoader(torch.zeros(12, 1))
-        trainer.fit(model, loader, loader)
+    timer, trainer = timed(model, max_steps=max_steps, limit_val_batches=0)
     assert trainer.global_step == 24
     assert timer.seconds == pytest.approx(0.02)
     assert f"A step takes 0.02 s (mean of 6){rest}" in capsys.readouterr().out

@@ -12,7 +12,6 @@ from lightning_normdyn.retrieval.audit.hubs import Hub, Hubs
 
 _NAMED = 3
 _LETTERS = 90
-_COSINE = "cosine"
 
 
 def hub_entries(hubs: Hubs, items: Mapping[int, Item]) -> list[dict[str, object]]:
@@ -71,7 +70,7 @@ def hub_table(hubs: Hubs, items: Mapping[int, Item]) -> Table:
         hubs: of the rankings.
         items: document to what can be shown of it.
     """
-    scores = [f"by {_COSINE}", *([f"by {hubs.score}"] if hubs.score else [])]
+    scores = ["by cosine", *([f"by {hubs.score}"] if hubs.score else [])]
     columns = [
         Column("document", kind="text"),
         Column("norm"),
