@@ -248,6 +248,44 @@ def test_an_encoder_whose_vectors_point_one_way_has_collapsed(collapses):
     assert ("collapsed_directions" in rules) == collapses
 
 
+class Backbone(torch.nn.Module):
+    """Vectors that pass through ReLU, behind a bias that holds them in a cone, and a loss on their pairs."""
+
+    def __init__(self, bias, *, attraction):
+        super().__init__()
+        self.encoder = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU())
+        self.attraction = attraction
+        torch.nn.init.constant_(self.encoder[0].bias, bias)
+
+    def forward(self, inputs):
+        cosines = torch.nn.functional.cosine_similarity(*self.encoder(inputs).chunk(2))
+        return -self.attraction * cosines.sum()
+
+
+def length_of_mean_direction(vectors):
+    directions = [[x / math.hypot(*row) for x in row] for row in vectors.detach().double().tolist()]
+    return math.sqrt(sum((sum(column) / len(directions)) ** 2 for column in zip(*directions, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("bias", "attraction", "at_start", "at_end", "severity"),
+    [
+        (4.0, 1e-6, (0.985, 0.995), (0.985, 0.995), None),  # a cone by nature
+        (4.0, 6.0, (0.985, 0.995), (0.995, 0.998), "warning"),  # that training draws together
+        (12.0, 1e-6, (0.998, 0.9995), (0.998, 0.9995), "critical"),  # too narrow for anything
+        (20.0, -90.0, (0.9995, 0.9999), (0.998, 0.999), None),  # likewise, and spreading out
+    ],
+)
+def test_a_cone_by_nature_is_no_collapse(bias, attraction, at_start, at_end, severity):
+    torch.manual_seed(0)
+    model, inputs = Backbone(bias, attraction=attraction), torch.randn(40, 8)
+    assert at_start[0] < length_of_mean_direction(model.encoder(inputs)) < at_start[1]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    verdict = verdicts_of(model, inputs, optimizer, targets=["encoder"], steps=300).get("collapsed_directions")
+    assert at_end[0] < length_of_mean_direction(model.encoder(inputs)) < at_end[1]
+    assert (verdict and verdict.severity) == severity
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_one_row_has_not_collapsed(rows):
     """One that is trained: alone, or beside padding."""

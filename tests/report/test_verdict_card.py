@@ -24,7 +24,11 @@ def verdict(severity, rule="slow_relaxation", target="table.weight"):
 
 
 def test_the_worst_stands_first_and_notes_are_folded_away():
-    html = str(verdict_card([verdict("note", "equal_norms"), verdict("warning"), verdict("critical", "no_gradient")]))
+    html = str(
+        verdict_card(
+            [verdict("note", "equal_norms"), verdict("warning"), verdict("critical", "no_gradient")], last_step=12_000
+        )
+    )
     assert "Verdict: 1 critical finding and 1 warning" in html
     assert html.index("no_gradient &lt;5%") < html.index("slow_relaxation &lt;5%") < html.index("<details>")
     assert html.index("<details>") < html.index("equal_norms &lt;5%")
@@ -33,12 +37,15 @@ def test_the_worst_stands_first_and_notes_are_folded_away():
 
 
 def test_a_run_that_was_judged_well_says_so_and_one_that_was_not_says_nothing():
-    assert "Verdict: no rule objects" in verdict_card([])
-    assert verdict_card(None) == ""
+    assert "Verdict: no warnings" in verdict_card([], last_step=100)
+    assert "Verdict: none, since a run of fewer than 100 steps says too little" in verdict_card([], last_step=99)
+    assert verdict_card(None, last_step=100) == ""
 
 
 def test_names_are_escaped():
-    assert "<b>" not in verdict_card([verdict("warning", target="<b>x</b>")]).replace("<b>Lever:</b>", "")
+    assert "<b>" not in verdict_card([verdict("warning", target="<b>x</b>")], last_step=100).replace(
+        "<b>Lever:</b>", ""
+    )
 
 
 def test_the_report_of_a_run_opens_with_it(tmp_path):

@@ -13,6 +13,7 @@ from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.watches.run_view import RunView
 from lightning_normdyn.history.alert_log import read_verdicts
 from lightning_normdyn.instruments.verdicts.verdict import amount
+from lightning_normdyn.report.run.headline import no_warnings
 from lightning_normdyn.report.run.page import run_name
 from lightning_normdyn.report.run.target_record import Series, TargetRecord
 
@@ -57,12 +58,15 @@ class TextView(RunView):
 
     def _draw(self, records: Sequence[TargetRecord]) -> None:
         verdicts = self._reader.checked(read_verdicts) or []
+        last_step = max((record.last_step for record in records), default=0)
         self._content = Group(
-            Text(run_name(self.run.resolve()), style="bold"), *_verdict_lines(verdicts), _target_table(records)
+            Text(run_name(self.run.resolve()), style="bold"),
+            *_verdict_lines(verdicts, last_step),
+            _target_table(records),
         )
 
 
-def _verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[Text]:
+def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], last_step: int) -> list[Text]:
     """The worst verdicts, a line each."""
     grave = [verdict for verdict in verdicts if verdict.get("severity") != "note"]
     listed_verdicts = (grave or verdicts)[:_MOST_VERDICTS]
@@ -74,7 +78,7 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[Text]:
         for verdict in listed_verdicts
     ]
     if not verdicts:
-        return [Text("No rule has found anything.", style="dim")]
+        return [Text(f"Verdict: {no_warnings(last_step)}.", style="dim")]
     further_count = len(verdicts) - len(listed_verdicts)
     further = f"{further_count} verdict{'s' * (further_count > 1)} more, in the report."
     return [*lines, Text(further, style="dim")] if further_count else lines

@@ -121,7 +121,8 @@ def _clip_share(evidence: Evidence) -> Finding | None:
 def _collapsed_directions(evidence: Evidence) -> Finding | None:
     name = "common_direction"
     common, bound = (evidence.last(name), 0.9) if evidence.is_table else (evidence.recent(name, readings=3), _CONE)
-    if not common > bound:
+    grave = 1 - (1 - bound) / 10
+    if not common > bound or (not evidence.is_table and _holds_its_cone(common, evidence.first(name), grave)):
         return None
     temperature = evidence.last("temperature")
     present = f" (it is {amount(temperature)})" if temperature > 0 else ""
@@ -130,8 +131,17 @@ def _collapsed_directions(evidence: Evidence) -> Finding | None:
         f"{common:.3f}, where 0 is spread out and 1 is one direction for all",
         f"give the loss negatives that push rows apart, InfoNCE(temperature=0.05){present}, and start anew: collapsed "
         "rows get the same gradient for ever",
-        "critical" if common > 1 - (1 - bound) / 10 else None,
+        "critical" if common > grave else None,
     )
+
+
+def _holds_its_cone(common: float, at_start: float, grave: float) -> bool:
+    """Whether vectors lie in a cone by nature, as behind ReLU and pooling: they were never much further apart.
+
+    In a cone so narrow that it would be grave they have to be spreading out.
+    """
+    spread, spread_at_start = 1 - common, 1 - at_start
+    return spread > 2 * spread_at_start if common > grave else spread > 0.5 * spread_at_start
 
 
 def _unexplained_scatter(evidence: Evidence) -> Finding | None:
@@ -213,8 +223,9 @@ ROW_RULES = (
         "collapsed_directions",
         "warning",
         ("common_direction",),
-        "the mean of the rows' directions is longer than 0.9 (0.99: critical), of an encoder's longer than 0.98 "
-        "(0.998: critical), since encoders that do well may start in a narrow cone",
+        "the mean of the rows' directions is longer than 0.9 (0.99: critical); of an encoder's, which may lie in a "
+        "cone by nature, longer than 0.98 with vectors at less than half of their first spread (one minus that "
+        "length), or longer than 0.998 (critical) unless the spread has doubled",
         "a loss without negatives, or a temperature so high that it has none in effect",
         "the temperature",
         _collapsed_directions,

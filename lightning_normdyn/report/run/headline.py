@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.instruments import QUANTITIES
 from lightning_normdyn.instruments.quantities import LITTLE_MOVE
+from lightning_normdyn.instruments.verdicts.rules import FEWEST_STEPS
 from lightning_normdyn.report.kit.numbers import fixed, percent, plain
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, render
 from lightning_normdyn.report.kit.table import Cell, Column, Table
@@ -232,26 +233,41 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def verdict_card(verdicts: Sequence[Mapping[str, Any]] | None) -> Markup:
+def verdict_card(verdicts: Sequence[Mapping[str, Any]] | None, *, last_step: int) -> Markup:
     """The card as HTML; empty for a run that was not judged.
 
     Args:
         verdicts: what stands, as :func:`lightning_normdyn.history.alert_log.read_verdicts` gives it.
+        last_step: the latest that was measured: rules say nothing of a shorter run than :data:`FEWEST_STEPS`.
     """
     if verdicts is None:
         return Markup()
     lines = [{**verdict, "lever": _with_code(str(verdict["lever"]))} for verdict in verdicts]
     grave = sorted((line for line in lines if line["severity"] in _RANK), key=lambda line: _RANK[line["severity"]])
     notes = [line for line in lines if line["severity"] not in _RANK]
-    return render("verdicts.html.j2", heading=_heading(grave), verdicts=grave, notes=notes)
+    return render("verdicts.html.j2", heading=_heading(grave, last_step), verdicts=grave, notes=notes)
 
 
-def _heading(verdicts: Sequence[Mapping[str, Any]]) -> str:
+def _heading(verdicts: Sequence[Mapping[str, Any]], last_step: int) -> str:
     """How the run stands, in a phrase."""
     counts = {severity: sum(v["severity"] == severity for v in verdicts) for severity in _RANK}
     words = {"critical": ("critical finding", "critical findings"), "warning": ("warning", "warnings")}
     phrases = [f"{count} {words[severity][count > 1]}" for severity, count in counts.items() if count]
-    return f"Verdict: {' and '.join(phrases)}" if phrases else "Verdict: no rule objects"
+    return f"Verdict: {' and '.join(phrases) or no_warnings(last_step)}"
+
+
+def no_warnings(last_step: int) -> str:
+    """What is said of a run that no rule warns of.
+
+    Args:
+        last_step: the latest that was measured.
+
+    Example:
+        >>> no_warnings(12), no_warnings(1_000)
+        ('none, since a run of fewer than 100 steps says too little', 'no warnings')
+    """
+    is_short = last_step < FEWEST_STEPS
+    return f"none, since a run of fewer than {FEWEST_STEPS} steps says too little" if is_short else "no warnings"
 
 
 def _with_code(text: str) -> Markup:

@@ -194,7 +194,9 @@ def report_page(
         sections = [section(record, with_headline=not summary) for record in records]
     return Page(
         title=f"Norm report: {run}",
-        main=verdict_card(verdicts) + head + Markup("\n").join(sections),
+        main=verdict_card(verdicts, last_step=max((record.last_step for record in records), default=0))
+        + head
+        + Markup("\n").join(sections),
         facts=_run_facts(summary or {}),
         contents=[Link(record.anchor, record.name) for record in records],
         contents_name="Targets",
