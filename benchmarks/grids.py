@@ -158,16 +158,17 @@ def tabulate(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"Decided on {decisions} of {len(answers)} sets: a variant gains over cosine beyond doubt, all lose, or none "
-        f"can gain more than {DECISIVE} (95%, all variants at once). Visible: the smallest gain of any variant that "
-        "would have been seen four times in five.",
+        f"can gain more than {DECISIVE} (95%, all variants at once). Visible: the smallest gain that would have been "
+        "seen four times in five, of the variant of which the least would and of the one of which the most would: "
+        "scores far from cosine's differ from them by noise too.",
         "",
         "| set | answer | visible | queries | seeds | trained |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for name, grid in report["grids"].items():
-        comparison, visible = grid["comparison"], grid["comparison"].get("visible_gain")
+        comparison = grid["comparison"]
         counts = f"{comparison['queries']} | {comparison['seeds']} | {_trained(grid, report)}"
-        lines.append(f"| {name} | {answers[name][1]} | {'–' if visible is None else f'{visible:.3f}'} | {counts} |")
+        lines.append(f"| {name} | {answers[name][1]} | {_visible(comparison['scores'])} | {counts} |")
     lines += ["", "What `normdyn grid` advises:", ""]
     lines += [f"- {name}: {grid['advice']}" for name, grid in report["grids"].items()]
     lines += ["", "Temperature and learning rate that were chosen:", ""]
@@ -189,6 +190,15 @@ def tabulate(report: dict[str, Any]) -> str:
         d = "–" if of_cosine["cohens_d"] is None else f"{of_cosine['cohens_d']:+.2f}"
         lines.append(f"| {name} | {d} | {spread} | {gammas} | {grid['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _visible(scores: dict[str, dict[str, float]]) -> str:
+    """The smallest visible gains of the variants, from the least to the most."""
+    gains = sorted((figures["visible_gain"], name) for name, figures in scores.items() if "visible_gain" in figures)
+    if not gains:
+        return "–"
+    (least, first), (most, last) = gains[0], gains[-1]
+    return f"{least:.3f}" if f"{least:.3f}" == f"{most:.3f}" else f"{least:.3f} ({first}) to {most:.3f} ({last})"
 
 
 def _trained(grid: dict[str, Any], report: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.history.grid_findings import Trial, read_grid_run, write_grid_run
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.grid.answer import advise
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
 from lightning_normdyn.tasks.grid.findings import find
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
@@ -132,6 +133,11 @@ def test_no_difference_is_an_answer() -> None:
         f"The smallest gain that would have been seen four times in five is {found.comparison.visible_gain:.3g}."
     )
     assert found.symmetry[1] == "undecided"
+    scores = {name: score._replace(visible_gain=0.03) for name, score in found.comparison.scores.items()}
+    scores = {**scores, "cosine": scores["cosine"]._replace(visible_gain=None)}
+    scores["qnorm"] = scores["qnorm"]._replace(visible_gain=0.012)
+    sentence = advise(found.comparison._replace(scores=scores), "ndcg@10")
+    assert sentence.endswith("seen four times in five is 0.012 of qnorm, 0.03 of dot.")
     coarse = find(a_grid(alike), task="t", symmetry=ASYMMETRIC, margin=0.05)
     assert coarse.comparison.answer == "no gain"
     assert coarse.advice.startswith("No gain that matters: no variant gains 0.05 or more over cosine, at most +0.0")

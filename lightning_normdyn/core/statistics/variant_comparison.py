@@ -24,19 +24,22 @@ _BELOW_ONE_SIGMA = 0.158655
 
 
 class VariantScore(NamedTuple):
-    """How one variant did. The last two compare with the reference; its own gain is 0 throughout, its p value 1.
+    """How one variant did. The last three compare with the reference; its own gain is 0 throughout, its p value 1.
 
     Attributes:
         mean_interval: over queries and seeds.
         share_best: share of draws in which no other variant is better.
         gain_interval: mean minus that of the reference; the interval holds for all variants at once.
         p_value: how likely a gain of that size is for any of the variants if none differs from the reference.
+        visible_gain: the smallest gain of this variant that would have been seen with a probability of 80%; ``None`` of
+            the reference, and with one seed, which knows no spread of seeds.
     """
 
     mean_interval: Interval
     share_best: float
     gain_interval: Interval
     p_value: float
+    visible_gain: float | None = None
 
     @property
     def mean(self) -> float:
@@ -50,7 +53,7 @@ class VariantScore(NamedTuple):
 
     def numbers(self) -> dict[str, float]:
         """Plain numbers by the names that they have in files."""
-        return {
+        numbers = {
             "mean": self.mean,
             "low": self.mean_interval.low,
             "high": self.mean_interval.high,
@@ -60,6 +63,7 @@ class VariantScore(NamedTuple):
             "gain_high": self.gain_interval.high,
             "p_value": self.p_value,
         }
+        return numbers if self.visible_gain is None else numbers | {"visible_gain": self.visible_gain}
 
 
 class VariantComparison(NamedTuple):
@@ -78,8 +82,6 @@ class VariantComparison(NamedTuple):
         margin: a gain too small to matter, in the unit of the values.
         level: at which intervals of all gains, and of all looks, hold together.
         is_sequential: whether one looks again and again.
-        visible_gain: the smallest gain of any variant that would have been seen with a probability of 80%; NaN with
-            one seed or nothing to compare.
     """
 
     scores: dict[str, VariantScore]
@@ -91,7 +93,6 @@ class VariantComparison(NamedTuple):
     margin: float
     level: float = 0.95
     is_sequential: bool = False
-    visible_gain: float = math.nan
 
     @property
     def answer(self) -> Answer:
@@ -111,6 +112,16 @@ class VariantComparison(NamedTuple):
     def largest_gain(self) -> float:
         """The upper end of the intervals of all gains: no variant is better by more."""
         return max(score.gain_interval.high for name, score in self.scores.items() if name != self.reference)
+
+    @property
+    def visible_gains(self) -> dict[str, float]:
+        """The smallest gain of each other variant that would have been seen; empty where none is known."""
+        return {name: score.visible_gain for name, score in self.scores.items() if score.visible_gain is not None}
+
+    @property
+    def visible_gain(self) -> float:
+        """The largest of them, which would have been seen of any variant; NaN where there are none."""
+        return max(self.visible_gains.values(), default=math.nan)
 
     @property
     def decidable(self) -> bool:
@@ -182,10 +193,9 @@ def compare_variants(
     recommended, confidence = _verdict(scores, reference, rival_draws, margin)
     if queries < FEWEST_QUERIES:
         recommended, confidence = NO_DIFFERENCE, 0.0
-    visible_gain = _visible_gain(scores, reference, rival_draws, margin) if seeds > 1 and len(values) > 1 else math.nan
-    return VariantComparison(
-        scores, reference, recommended, confidence, seeds, queries, margin, level, bool(looks), visible_gain
-    )
+    if seeds > 1:
+        scores = _with_visible_gains(scores, reference, gain_draws, margin)
+    return VariantComparison(scores, reference, recommended, confidence, seeds, queries, margin, level, bool(looks))
 
 
 def _stacked(values: Mapping[str, Tensor], reference: str) -> Tensor:
@@ -234,13 +244,18 @@ def _scores(
     return {name: VariantScore(*row) for name, *row in zip(names, *columns, strict=True)}
 
 
-def _visible_gain(scores: Mapping[str, VariantScore], reference: str, gain_draws: Tensor, margin: float) -> float:
-    """The smallest gain of any other variant that would have been seen with a probability of 80%."""
+def _with_visible_gains(
+    scores: Mapping[str, VariantScore], reference: str, gain_draws: Tensor, margin: float
+) -> dict[str, VariantScore]:
+    """The scores with the smallest gain of each that would have been seen with a probability of 80%."""
     ends = gain_draws.quantile(torch.tensor([_BELOW_ONE_SIGMA, 1 - _BELOW_ONE_SIGMA], dtype=gain_draws.dtype), dim=0)
-    half_widths = torch.tensor(
-        [score.gain_interval.high - score.gain for name, score in scores.items() if name != reference]
-    )
-    return max(margin, float((half_widths + NORMAL_OF_POWER * (ends[1] - ends[0]) / 2).max()))
+    sigmas = dict(zip(scores, ((ends[1] - ends[0]) / 2).tolist(), strict=True))
+    gains = {
+        name: max(margin, score.gain_interval.high - score.gain + NORMAL_OF_POWER * sigmas[name])
+        for name, score in scores.items()
+        if name != reference
+    }
+    return {name: score._replace(visible_gain=gains.get(name)) for name, score in scores.items()}
 
 
 def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison, VariantScore
 
 _SURE_SHARE = 0.975
+_ALIKE = 1.1
+"""Ratio of two visible gains up to which one number stands for both."""
 SEEN, NEW = "documents training wants", "other documents"
 """Kinds of test queries, by whether training wants a document that they want."""
 
@@ -74,7 +76,12 @@ def _undecided(comparison: VariantComparison, headline: str) -> str:
 def _power(comparison: VariantComparison) -> str:
     if not comparison.decidable:
         return f"{counted(comparison.queries, 'test item')} would have shown no gain for certain."
-    return f"The smallest gain that would have been seen four times in five is {comparison.visible_gain:.3g}."
+    gains = comparison.visible_gains
+    least, most = min(gains, key=gains.__getitem__), max(gains, key=gains.__getitem__)
+    sizes = f"{gains[most]:.3g}"
+    if gains[most] > _ALIKE * gains[least]:
+        sizes = f"{gains[least]:.3g} of {least}, {gains[most]:.3g} of {most}"
+    return f"The smallest gain that would have been seen four times in five is {sizes}."
 
 
 def kinds_sentence(comparison: VariantComparison, query_kinds: Mapping[str, VariantComparison]) -> str:

@@ -155,13 +155,33 @@ def test_confidence_in_no_difference_counts_every_variant() -> None:
     assert (alone.recommended, alone.confidence) == (NO_DIFFERENCE, 0.0)
 
 
-def test_a_score_has_plain_numbers_for_files():
-    queries = torch.rand(1, 50, generator=torch.Generator().manual_seed(0))
+def test_what_would_have_been_seen_goes_by_the_noise_of_each_variant() -> None:
+    """Alike in all trainings but for queries: a paired z test, at the level of two tests at once."""
+    generator = torch.Generator().manual_seed(0)
+    noise = {"cosine": 0.0, "qnorm": 0.1, "dot": 0.4}
+    values = {name: (torch.randn(4_000, generator=generator) * sd).expand(2, 4_000) for name, sd in noise.items()}
+    found = compare_variants(values, resamples=20_000)
+    both = 2.236  # two-sided 95% of the larger of two independent normal numbers
+    for name in ("qnorm", "dot"):
+        sd = math.sqrt(sum(float(value) ** 2 for value in values[name][0]) / 4_000)
+        assert found.visible_gains[name] == pytest.approx(max(0.005, (both + 0.8416) * sd / math.sqrt(4_000)), rel=0.03)
+    assert found.visible_gain == found.visible_gains["dot"]
+    assert list(found.visible_gains) == ["qnorm", "dot"]
+    once = compare_variants({name: rows[:1] for name, rows in values.items()}, resamples=100)
+    assert once.visible_gains == {}
+    assert math.isnan(once.visible_gain)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_score_has_plain_numbers_for_files(seeds):
+    queries = torch.rand(seeds, 50, generator=torch.Generator().manual_seed(0))
     score = compare_variants({"cosine": queries, "dot": queries + 0.1}, resamples=20).scores["dot"]
-    assert list(score.numbers()) == ["mean", "low", "high", "share_best", "gain", "gain_low", "gain_high", "p_value"]
+    names = ["mean", "low", "high", "share_best", "gain", "gain_low", "gain_high", "p_value"]
+    assert list(score.numbers()) == [*names, *["visible_gain"] * (seeds > 1)]
     assert list(score.numbers().values()) == [
         *score.mean_interval,
         score.share_best,
         *score.gain_interval,
         score.p_value,
+        *[score.visible_gain] * (seeds > 1),
     ]
