@@ -63,6 +63,14 @@ def _static(epochs: int, *, loss: str = "mnrl", dim: int = 256, batch_size: int 
     )
 
 
+_PROTOTYPES = Peer(
+    "easyfsl PrototypicalNetworks, Conv4 of 64 channels",
+    "peers_images:easyfsl_prototypes",
+    ("easyfsl",),
+    (1e-3,),
+    {"epochs": 10},
+)
+
 CASES = {
     "kg_umls": Case(
         "kg",
@@ -177,15 +185,19 @@ CASES = {
         "omniglot_background",
         ("--data.source=Omniglot", "--data.source.path={folder}"),
         (4e-3,),
-        {
-            "easyfsl": Peer(
-                "easyfsl PrototypicalNetworks, Conv4 of 64 channels",
-                "peers_images:easyfsl_prototypes",
-                ("easyfsl",),
-                (1e-3,),
-                {"epochs": 10},
-            )
-        },
+        {"easyfsl": _PROTOTYPES},
+    ),
+    "omniglot_wide": Case(
+        "fewshot",
+        "omniglot_background",
+        (
+            "--data.source=Omniglot",
+            "--data.source.path={folder}",
+            "--model.encoder=SmallImageEncoder",
+            "--model.encoder.width=64",
+        ),
+        (4e-3,),
+        {"easyfsl": _PROTOTYPES},
     ),
     "emoji_noto": Case(
         "clip",
