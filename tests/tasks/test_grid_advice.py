@@ -111,6 +111,15 @@ def test_documents_of_all_lengths_speak_for_one_side() -> None:
     assert advise_on(a_model(spread=1.5), gain).training.startswith("Train qnorm and dnorm and let the measure decide")
 
 
+def test_where_length_gains_cosine_comes_before_other_normalizations() -> None:
+    verdict = ScoringVerdict("length", 0.0, 0.3, "It is length.", "")
+    scoring = Scoring(verdict, verdict.action)
+    advice = advise_on(a_model(spread=1.5), alike(), trained_with=TrainedWith(1.0), scoring=scoring)
+    assert advice.training.startswith(
+        "Try cosine next, for it is length that gains here; of other normalizations, dnorm"
+    )
+
+
 def test_symmetric_sides_are_treated_alike() -> None:
     long, plain = (
         advise_on(a_model(relevant_length=length), alike(), trained_with=TrainedWith(symmetric=True))

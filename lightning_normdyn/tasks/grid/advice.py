@@ -165,12 +165,19 @@ def _training(diagnosis: Diagnosis, trained_with: TrainedWith, verdict: ScoringV
     return f"No difference to expect from keeping norms: stay with cosine ({norms}; {kappas})."
 
 
+_FOR_COSINE: dict[str, str] = {
+    "no gain": "no exponent of these norms gains",
+    "length": "it is length that gains here",
+}
+
+
 def _step(normalization: str, trained_with: TrainedWith, verdict: ScoringVerdict | None) -> str:
-    """To train with it, behind cosine where no exponent of these norms gains."""
-    if verdict is None or verdict.kind != "no gain" or normalization in ("cosine", trained_with.normalization):
+    """To train with it, behind cosine where norms do not gain by themselves."""
+    reason = None if verdict is None else _FOR_COSINE.get(verdict.kind)
+    if reason is None or normalization in ("cosine", trained_with.normalization):
         return _words(normalization, trained_with).capitalize()
     cosine = _words("cosine", trained_with).capitalize()
-    return f"{cosine}, for no exponent of these norms gains; of other normalizations, {normalization} is the one to try"
+    return f"{cosine}, for {reason}; of other normalizations, {normalization} is the one to try"
 
 
 def _words(normalization: str, trained_with: TrainedWith) -> str:
