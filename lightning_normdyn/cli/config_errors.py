@@ -178,7 +178,8 @@ def _unknown_class(text: str) -> str | None:
         kinds = _kinds(base.group(1)) or f"the path of a subclass of {base.group(1)}"
         names = tuple(_subclasses(base.group(1)))
         return f"{key}: expected {kinds}, or a dotted path, got '{word}'{nearest(word, names)}"
-    concrete = "" if base is None else _kinds(base.group(1))
+    # Of classes of other packages any could be loaded, and few would fit.
+    concrete = _kinds(base.group(1)) if base is not None and base.group(1).startswith("lightning_normdyn.") else ""
     if value is not None and (match := re.search(r"does not correspond to a subclass of (\w+)", block)):
         such_as = f", such as {concrete}" if concrete else ""
         return f"{key}: expected a subclass of {match.group(1)}{such_as}, got '{_CLASS_PATH.sub('', value.group(1))}'"

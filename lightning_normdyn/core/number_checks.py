@@ -165,11 +165,11 @@ def _real(number: object) -> float:
     return float(number)  # type: ignore[arg-type]
 
 
-_MOST_LETTERS = 80
+_MOST_LETTERS, _MOST_NUMBERS = 80, 8
 
 
 def shown(value: object) -> str:
-    """What came, on one line of a message: an array by its type and shape, and not more of the rest than a line.
+    """What came, on one line of a message: a large or sparse array by its type and shape, of the rest a line at most.
 
     Example:
         >>> import torch
@@ -177,7 +177,7 @@ def shown(value: object) -> str:
         ('Tensor of torch.float32 (3, 3)', 80)
     """
     shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and math.prod(shape) != 1:
+    if isinstance(shape, tuple) and (math.prod(shape) > _MOST_NUMBERS or not hasattr(value, "tolist")):
         return f"{type(value).__name__} of {getattr(value, 'dtype', 'unknown type')} {tuple(shape)}"
     text = " ".join(repr(value).split())
     return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 3]}..."

@@ -20,6 +20,10 @@ QUICK = ["fit", "--config=sts.yaml", "--trainer.logger=false", "--trainer.enable
             ["--trainer.devices=-1"],
             "trainer.devices: expected 'auto' or a number of processes, 1 or more, on the CPU, ",
         ),
+        (
+            ["--trainer.devices=bad"],
+            "trainer.devices: expected 'auto' or a number of processes, 1 or more, on the CPU, ",
+        ),
         (["--trainer.devices=[0,1]"], "trainer.devices: expected 'auto' or a number of processes"),
         (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: expected 1 or more, got 0; 1 "),
         (["--trainer.max_epochs=-3"], "trainer.max_epochs: expected 0 or more, or -1 for no end, got -3"),

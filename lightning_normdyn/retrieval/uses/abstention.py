@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensor, as_tensors
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.number_checks import check_share, shown
+from lightning_normdyn.core.number_checks import check_share
 from lightning_normdyn.core.statistics.directions import finite_rows
 from lightning_normdyn.core.statistics.interval import check_level
 from lightning_normdyn.core.tensor_checks import check_columns
@@ -71,7 +71,7 @@ def recall_auroc(
 
 def _check_labels(labels: Tensor, items: int) -> None:
     """Refuses what is not one whole number an item, with the way to make it so."""
-    expectation = f"labels: expected an integer for each of {items} items, got {shown(labels)}"
+    expectation = f"labels: expected an integer for each of {items} items, got {labels.dtype} {tuple(labels.shape)}"
     if labels.shape != (items,):
         raise ValueError(f"{expectation}; pass one column, with a label for each row of embeddings")
     if labels.is_complex():

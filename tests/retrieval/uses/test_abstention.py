@@ -78,7 +78,7 @@ def test_what_is_not_finite_is_named_as_the_caller_names_it():
 @pytest.mark.parametrize(
     ("change", "fix"),
     [
-        (lambda labels: labels.float(), r"Tensor of torch.float32 \(4,\); pass labels.long\(\)"),
+        (lambda labels: labels.float(), r"torch.float32 \(4,\); pass labels.long\(\)"),
         (lambda labels: labels.float().where(labels > 0, torch.nan), "; 2 of 4 NaN or no whole number: leave those"),
         (lambda labels: labels / 2, "; 2 of 4 NaN or no whole number: leave those items out, or number the classes"),
         (lambda labels: labels[:3], "; pass one column, with a label for each row of embeddings"),
