@@ -114,7 +114,7 @@ class NormAwareScore:
 
 def _check_exponent(name: str, exponent: object) -> None:
     is_single = not isinstance(exponent, Tensor) or exponent.numel() == 1
-    is_number = isinstance(exponent, (Real, Tensor)) and not isinstance(exponent, bool) and is_single
+    is_number = is_single and isinstance(exponent, (Real, Tensor)) and not isinstance(exponent, bool)
     if not is_number or not math.isfinite(exponent):  # type: ignore[arg-type]
         raise ValueError(f"{name}: expected a finite exponent, got {shown(exponent)}")
 
