@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lightning_normdyn.atomic_file import write_json
+from lightning_normdyn.cli.audits.audit import print_evidence
 from lightning_normdyn.cli.audits.input import AuditRequest, gather_input
 from lightning_normdyn.cli.audits.items import Chunks, read_chunks
 from lightning_normdyn.cli.audits.queries import check_enough, query_notes
@@ -78,6 +79,7 @@ class AdviceRecord(NamedTuple):
     def print_to(self, console: Console) -> None:
         """Prints how to score, the notes, the numbers, what to train."""
         console.print(self.advice.scoring, markup=False)
+        print_evidence(console, [] if self.advice.verdict is None else self.advice.verdict.evidence)
         for note in self.notes:
             console.print(note, markup=False)
         diagnosis = self.advice.diagnosis
@@ -208,7 +210,8 @@ def _audited(files: EmbeddingFiles, encoded: Encoded, parts: DocumentParts | Non
         name=str(files.documents),
     )
     verdict = None if audit.ranking is None else audit.ranking.verdict
-    return Scoring(verdict, first_line(audit)), inputs.notes
+    length_note = [inputs.length_note] if inputs.length_note else []
+    return Scoring(verdict, first_line(audit)), [*length_note, *inputs.notes]
 
 
 def _judgements(

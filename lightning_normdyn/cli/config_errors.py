@@ -174,16 +174,27 @@ def _unknown_class(text: str) -> str | None:
     value = _VALUE.search(block)
     base = _BASE.search(block)
     if base is not None and (match := _NOT_DOTTED.search(block)) and not _PLAIN.search(block):
-        names = tuple(_subclasses(base.group(1)))
         word = match.group(1)
-        kinds = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
-        expectation = kinds or f"the path of a subclass of {base.group(1)}"
-        return f"{key}: expected {expectation}, or a dotted path, got '{word}'{nearest(word, names)}"
+        kinds = _kinds(base.group(1)) or f"the path of a subclass of {base.group(1)}"
+        names = tuple(_subclasses(base.group(1)))
+        return f"{key}: expected {kinds}, or a dotted path, got '{word}'{nearest(word, names)}"
+    # Of classes of other packages any could be loaded, and few would fit.
+    concrete = _kinds(base.group(1)) if base is not None and base.group(1).startswith("lightning_normdyn.") else ""
     if value is not None and (match := re.search(r"does not correspond to a subclass of (\w+)", block)):
-        return f"{key}: expected a subclass of {match.group(1)}, got '{_CLASS_PATH.sub('', value.group(1))}'"
+        such_as = f", such as {concrete}" if concrete else ""
+        return f"{key}: expected a subclass of {match.group(1)}{such_as}, got '{_CLASS_PATH.sub('', value.group(1))}'"
+    if value is not None and "but is abstract" in block:
+        word = _CLASS_PATH.sub("", value.group(1))
+        return f"{key}: expected {concrete or 'a class that is not abstract'}, got '{word}', which is abstract"
     if value is not None and ("Subclass types expect one of" in block or "is not iterable" in block):
         return f"{key}: expected the path of a class, or its class_path and init_args, got {value.group(1)[:80]}"
     return None
+
+
+def _kinds(base: str) -> str:
+    """Names of the classes that would do for a base class; empty where none is loaded."""
+    names = _subclasses(base)
+    return ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
 
 
 def _beside_class_path(text: str) -> str | None:
@@ -263,7 +274,7 @@ def _subclasses(path: str) -> list[str]:
     waiting, names = [load_class(path)], []
     while waiting:
         for cls in waiting.pop().__subclasses__():
-            if "__init__" in vars(cls) or not cls.__subclasses__():
+            if not inspect.isabstract(cls) and ("__init__" in vars(cls) or not cls.__subclasses__()):
                 names.append(cls.__name__)
             waiting.append(cls)
     return sorted(set(names))

@@ -25,6 +25,7 @@ from lightning_normdyn.cli.config_errors import ConfigError, config_error, const
 from lightning_normdyn.cli.config_text import check_config_text
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.cli.signals import sigterm_waits
+from lightning_normdyn.cli.trainer_options import check_optimizer_options, check_trainer_options
 from lightning_normdyn.cli.values import SEEDS
 from lightning_normdyn.tasks.grid.starting_point import StartingPoint
 
@@ -94,6 +95,11 @@ class NormdynCLI(LightningCLI):
         """All that a config may have."""
         parser = self._subcommand_parsers.get(self.command, self.parser) if self._runs else self.parser
         return [action.dest for action in parser._actions]
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses numbers that Lightning would refuse in words of its own, or divide by."""
+        check_trainer_options(self._get(self.config, "trainer") or {})
+        check_optimizer_options((self._get(self.config, "optimizer") or {}).get("init_args") or {})
 
     def instantiate_classes(self) -> None:
         """Instantiates what the configuration names; what a constructor complains about shows as it was said."""

@@ -27,7 +27,7 @@ def check_count(minimum: int = 1, /, *, hint: str = "", **counts: object) -> Non
     """
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < minimum:
-            raise ValueError(f"{name}: expected a whole number, {minimum} or more, got {count!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected a whole number, {minimum} or more, got {shown(count)}{ending(hint)}")
 
 
 def check_positive(*, hint: str = "", **numbers: object) -> None:
@@ -48,7 +48,7 @@ def check_positive(*, hint: str = "", **numbers: object) -> None:
     """
     for name, number in numbers.items():
         if not 0 < _real(number) < math.inf:
-            raise ValueError(f"{name}: expected a positive number, got {number!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected a positive number, got {shown(number)}{ending(hint)}")
 
 
 def check_not_negative(*, unknown: bool = False, hint: str = "", **numbers: object) -> None:
@@ -71,7 +71,7 @@ def check_not_negative(*, unknown: bool = False, hint: str = "", **numbers: obje
     for name, number in numbers.items():
         is_unknown = unknown and isinstance(number, float) and not (math.isfinite(number) or number < 0)
         if not is_unknown and not 0 <= _real(number) < math.inf:
-            raise ValueError(f"{name}: expected a number, 0 or more, got {number!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected a number, 0 or more, got {shown(number)}{ending(hint)}")
 
 
 def check_number(**numbers: object) -> None:
@@ -91,7 +91,7 @@ def check_number(**numbers: object) -> None:
     """
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real | Tensor):
-            raise ValueError(f"{name}: expected a number, got {number!r}")
+            raise ValueError(f"{name}: expected a number, got {shown(number)}")
 
 
 def check_finite_number(*, hint: str = "", **numbers: object) -> None:
@@ -112,7 +112,7 @@ def check_finite_number(*, hint: str = "", **numbers: object) -> None:
     """
     for name, number in numbers.items():
         if not math.isfinite(_real(number)):
-            raise ValueError(f"{name}: expected a finite number, got {number!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected a finite number, got {shown(number)}{ending(hint)}")
 
 
 def check_share(*, hint: str = "", **shares: object) -> None:
@@ -133,7 +133,7 @@ def check_share(*, hint: str = "", **shares: object) -> None:
     """
     for name, share in shares.items():
         if not 0 < _real(share) < 1:
-            raise ValueError(f"{name}: expected a share between 0 and 1, got {share!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected a share between 0 and 1, got {shown(share)}{ending(hint)}")
 
 
 def check_flag(*, hint: str = "", **flags: object) -> None:
@@ -154,7 +154,7 @@ def check_flag(*, hint: str = "", **flags: object) -> None:
     """
     for name, flag in flags.items():
         if not isinstance(flag, bool):
-            raise ValueError(f"{name}: expected True or False, got {flag!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected True or False, got {shown(flag)}{ending(hint)}")
 
 
 def _real(number: object) -> float:
@@ -163,6 +163,24 @@ def _real(number: object) -> float:
     if isinstance(number, bool) or not (isinstance(number, Real) or is_single):
         return math.nan
     return float(number)  # type: ignore[arg-type]
+
+
+_MOST_LETTERS, _MOST_NUMBERS = 80, 8
+
+
+def shown(value: object) -> str:
+    """What came, on one line of a message: a large or sparse array by its type and shape, of the rest a line at most.
+
+    Example:
+        >>> import torch
+        >>> shown(torch.eye(3)), len(shown(list(range(1000))))
+        ('Tensor of torch.float32 (3, 3)', 80)
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and (math.prod(shape) > _MOST_NUMBERS or not hasattr(value, "tolist")):
+        return f"{type(value).__name__} of {getattr(value, 'dtype', 'unknown type')} {tuple(shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 3]}..."
 
 
 def ending(hint: str) -> str:

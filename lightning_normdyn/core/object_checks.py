@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lightning_normdyn.core.number_checks import ending
+from lightning_normdyn.core.number_checks import ending, shown
 from lightning_normdyn.nearest_word import nearest
 
 
@@ -31,7 +31,7 @@ def check_path(kind: str = "file", /, *, hint: str = "", **paths: object) -> Non
     for name, path in paths.items():
         spelled = os.fspath(path) if isinstance(path, str | os.PathLike) else None
         if not isinstance(spelled, str) or not spelled.strip() or "\0" in spelled:
-            raise ValueError(f"{name}: expected the path of a {kind}, got {path!r}{ending(hint)}")
+            raise ValueError(f"{name}: expected the path of a {kind}, got {shown(path)}{ending(hint)}")
 
 
 def check_name(**names: object) -> None:
@@ -51,7 +51,7 @@ def check_name(**names: object) -> None:
     """
     for argument, name in names.items():
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{argument}: expected a name, got {name!r}")
+            raise ValueError(f"{argument}: expected a name, got {shown(name)}")
 
 
 def check_texts(**columns: object) -> None:
@@ -75,7 +75,7 @@ def check_texts(**columns: object) -> None:
         if not isinstance(column, Sequence) or isinstance(column, bytes):
             raise ValueError(f"{name}: expected a list of texts, got {type(column).__name__}; list makes one of others")
         if len(column) and not isinstance(column[0], str):
-            raise ValueError(f"{name}: expected texts, got {column[0]!r} as the first; str makes one of it")
+            raise ValueError(f"{name}: expected texts, got {shown(column[0])} as the first; str makes one of it")
 
 
 def check_sequence(**columns: object) -> None:
@@ -117,7 +117,7 @@ def check_choice(choices: Sequence[str], /, **words: object) -> None:
     for name, word in words.items():
         if not isinstance(word, str) or word not in choices:
             hint = nearest(word, tuple(choices)) if isinstance(word, str) else ""
-            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {word!r}{hint}")
+            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {shown(word)}{hint}")
 
 
 def check_callable(what: str, /, *, optional: bool = False, **functions: object) -> None:
@@ -139,7 +139,7 @@ def check_callable(what: str, /, *, optional: bool = False, **functions: object)
     """
     for name, function in functions.items():
         if not (callable(function) or (optional and function is None)):
-            raise ValueError(f"{name}: expected a function {what}, got {function!r}")
+            raise ValueError(f"{name}: expected a function {what}, got {shown(function)}")
 
 
 def check_instance(
@@ -211,7 +211,7 @@ def check_device(device: object) -> None:
         try:
             torch.device(device)  # type: ignore[call-overload]
         except (RuntimeError, TypeError):
-            raise ValueError(f"device: expected one of torch, such as 'cpu' or 'cuda:0', got {device!r}") from None
+            raise ValueError(f"device: expected one of torch, such as 'cpu' or 'cuda:0', got {shown(device)}") from None
 
 
 def _came(value: object) -> str:

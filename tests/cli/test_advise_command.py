@@ -78,9 +78,18 @@ def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys)
         shared += [] if table is None else ["--covariates", table]
         assert main(["audit", "--embeddings", "tried.npz", *shared, "--overwrite"]) == 0
         finding = json.loads(Path("audit/audit.json").read_text(encoding="utf-8"))
-        assert finding["finding"] in capsys.readouterr().out
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[0] == finding["finding"]
+        listed = [line for line in printed[1:] if not line.startswith("Page: ")]
+        assert listed[: len(finding["verdict"]["evidence"])] == [f"- {line}" for line in finding["verdict"]["evidence"]]
+        assert all(line.startswith("- ") for line in listed)
         assert main(["advise", "--documents", "tried.npz", *shared, "--json", "advice.json"]) == 0
-        assert " ".join(capsys.readouterr().out.split()).startswith(" ".join(finding["finding"].split()))
+        advised_lines = capsys.readouterr().out.splitlines()
+        assert (
+            advised_lines[: 1 + len(finding["verdict"]["evidence"])]
+            == printed[: 1 + len(finding["verdict"]["evidence"])]
+        )
+        assert all(note in advised_lines for note in finding["notes"])
         advised = json.loads(Path("advice.json").read_text(encoding="utf-8"))
         assert advised["scoring"] == finding["finding"]
         assert advised["verdict"] == finding["verdict"]
@@ -89,9 +98,12 @@ def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys)
             vectors = torch.from_numpy(worlds[world].astype(np.float32))
             judgements = Judgements.of((row, row, 1.0) for row in range(120))
             sentence = calibrate(sweep_alpha(torch.from_numpy(queries), vectors, judgements)).sentence
-            assert sentence == finding["finding"]
+            assert sentence == " ".join((finding["finding"], *finding["verdict"]["evidence"]))
+            assert not finding["notes"]
         else:
             assert "Spearman of norm and length" in finding["finding"]
+            assert finding["notes"] == [f"Length is the column 'length' of {table}."]
+        assert finding["finding"].count(". ") <= 1  # what to do and how sure, and the confound
 
 
 def test_documents_of_several_chunks_go_by_the_best_as_in_the_audit(embeddings, capsys) -> None:

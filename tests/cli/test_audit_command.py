@@ -4,6 +4,7 @@ import gzip
 import html
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def numbers(folder="audit"):
     return json.loads((Path(folder) / "audit.json").read_text(encoding="utf-8"))
 
 
+def page_text(file):
+    """The page without its tags."""
+    return html.unescape(re.sub(r"<[^>]+>", "", Path(file).read_text(encoding="utf-8")))
+
+
 def test_files_are_put_together_by_their_ids(files, capsys):
     of_files = ["--embeddings", "documents.npz", "--column", "vectors", "--texts", "texts.tsv.gz"]
     asked = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--covariates", "covariates.tsv"]
@@ -59,7 +65,7 @@ def test_files_are_put_together_by_their_ids(files, capsys):
     said = capsys.readouterr()
     assert "Page: here/audit.html" in said.out
     hubs = numbers("here")["ranking"]["hubs"]
-    assert hubs["sentence"] in " ".join(said.out.split())
+    assert hubs["sentence"] in " ".join(line.removeprefix("- ") for line in said.out.splitlines())
     assert f"{hubs['listed'][0]['id']} in {hubs['listed'][0]['by_cosine']} by cosine and " in hubs["sentence"]
     assert hubs["listed"][0]["text"].endswith(f"rare{hubs['listed'][0]['document']}")
     assert html.escape(hubs["listed"][0]["text"]) in Path("here/audit.html").read_text(encoding="utf-8")
@@ -99,14 +105,14 @@ def test_shards_and_urls_are_audited_as_files_are(files):
         assert audit(*words, "--out", "of-shards", "--overwrite") == 0
         assert numbers("of-shards") == numbers("of-files") | {"name": "documents"}
     memory.rm("/audited", recursive=True)
-    page = html.unescape(Path("of-shards/audit.html").read_text(encoding="utf-8"))
+    page = page_text("of-shards/audit.html")
     assert "normdyn audit --embeddings memory://audited/documents" in page
 
 
 def test_the_page_names_its_command(files):
     words = ["--embeddings", "documents.npz", "--column", "vectors", "--out", "new folder"]
     assert audit(*words) == 0
-    page = html.unescape(Path("new folder/audit.html").read_text(encoding="utf-8"))
+    page = page_text("new folder/audit.html")
     assert "normdyn audit --embeddings documents.npz --column vectors --out 'new folder'" in page
 
 
@@ -199,6 +205,30 @@ def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
     said = f"The column 'length' lacks 2 of 120 items and was left out; {instead} used instead."
     assert said in numbers()["notes"]
     assert ("length" in numbers()["correlations"]) == texts
+
+
+def test_it_is_said_which_length_is_meant(files, capsys):
+    rows = "\n".join(["id\tlength", *(f"d{row}\t{row + 1}" for row in range(ROWS))])
+    Path("lengths.tsv").write_text(rows)
+    judged = Path("qrels.tsv").read_text().splitlines()
+    Path("qrels.tsv").write_text("\n".join(judged[:-1]))  # without the unknown document, which advise warns of
+    letters = "Length is the number of letters of each text of texts.tsv.gz."
+    asked = ["--queries", "queries.npz", "--judgements", "qrels.tsv"]
+    sources = {
+        letters: ["--texts", "texts.tsv.gz"],
+        "Length is the column 'length' of lengths.tsv.": ["--covariates", "lengths.tsv"],
+        "Length is the column 'length' of lengths.tsv, not the letters of texts.tsv.gz.": [
+            *("--texts", "texts.tsv.gz", "--covariates", "lengths.tsv")
+        ],
+    }
+    for sentence, words in sources.items():
+        assert audit("--embeddings", "documents.npz", "--column", "vectors", *words, *asked, "--overwrite") == 0
+        assert f"- {sentence}\n" in capsys.readouterr().out
+        assert sentence in numbers()["notes"]
+        assert sentence in page_text("audit/audit.html")
+        advise = ["advise", "--documents", "documents.npz", "--column", "vectors", *words, *asked]
+        assert main(advise) == 0
+        assert f"{sentence}\n" in capsys.readouterr().out
 
 
 def test_empty_texts_are_said_on_the_page(files, recwarn):
@@ -450,7 +480,7 @@ def test_blank_lines_are_empty_texts_where_embeddings_have_rows_for_them(tmp_pat
     assert shown == {row: texts[row] for row in shown}
     assert "3 of 30 texts are empty: what their vectors say is the model's, not a document's." in numbers()["notes"]
     assert audit("--embeddings", "fewer.npy", "--texts", "texts.txt", "--overwrite") == 0  # as before
-    assert not numbers()["notes"]
+    assert numbers()["notes"] == ["Length is the number of letters of each text of texts.txt."]
 
 
 def test_one_vector_is_no_finding(tmp_path, capsys):

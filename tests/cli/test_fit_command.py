@@ -107,10 +107,17 @@ def test_an_optimizer_by_words_trains_what_a_model_makes_late(tmp_path, config):
 
 
 def test_a_wrong_value_of_an_optimizer_by_words_is_one_sentence(capsys):
-    words = [f"--model={__name__}.LateLayer", SGD[0], "--optimizer.lr=-1", "--trainer.max_steps=1", *NO_FILES, *QUIET]
+    words = [
+        f"--model={__name__}.LateLayer",
+        SGD[0],
+        "--optimizer.momentum=-1",
+        "--trainer.max_steps=1",
+        *NO_FILES,
+        *QUIET,
+    ]
     with pytest.warns(UserWarning, match="configure_optimizers` will be overridden"):
         assert main(["fit", *words]) == 2
-    assert capsys.readouterr().err.endswith("normdyn: Invalid learning rate: -1.0\n")
+    assert capsys.readouterr().err.endswith("normdyn: Invalid momentum value: -1.0\n")
 
 
 def test_other_peoples_models_run_and_keep_their_arguments():

@@ -59,7 +59,7 @@ class Outline(HTMLParser):
         self.texts: list[str] = []
         self.empty_headings = 0
         self._heading: str | None = None
-        self.feed(source)
+        self.feed(source.replace("<wbr>", ""))  # where a line may break, and no text begins
 
     @property
     def tags(self) -> list[str]:

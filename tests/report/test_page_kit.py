@@ -28,6 +28,7 @@ from lightning_normdyn.report.kit.table import Cell, Column, Table
 from lightning_normdyn.report.kit.theme import (
     DARK_PAPER,
     INK,
+    LIGHT_PAPER,
     PAGE_COLOURS,
     colour_rules,
     contrast,
@@ -293,3 +294,29 @@ def test_pages_name_their_language_and_load_nothing(outline: Outline) -> None:
     assert ("html", {"lang": "en"}) in outline.elements
     assert "default-src 'none'" in outline.source
     assert not {"script", "link", "iframe", "object", "base"} & set(outline.tags)
+
+
+def test_lines_break_at_joints_of_names_and_not_within_options_or_intervals() -> None:
+    table = Table("t", "", (Column("way"), Column("gain")), [("a_name", "0.1 (0.0 to 0.2)")], style="wide")
+    page = Page(
+        title="KnowledgeGraphCompletion: 0.1.0",
+        main=table.__html__(),
+        notes=["pass --sample 3"],
+        origin=Origin(command="normdyn grid --data.source.folder=a/b --out 'x y'"),
+    ).__html__()
+    assert "<h1>Knowledge<wbr>Graph<wbr>Completion: 0.1.0</h1>" in page
+    assert "a_<wbr>name" in page
+    assert '0.1 <span class="interval">(0.0 to 0.2)</span>' in page
+    assert '<p class="note">pass <span class="option">--sample</span> 3</p>' in page
+    assert '<span class="option">--data.source.folder=</span>a/b <span class="option">--out</span> ' in page
+
+
+def test_colours_of_frequencies_stand_out_on_light_and_on_dark_paper() -> None:
+    from matplotlib.colors import to_hex
+
+    from lightning_normdyn.report.kit.scatter import FREQUENCY_COLOURS
+
+    for share in np.linspace(0, 1, 33):
+        colour = to_hex(FREQUENCY_COLOURS(share))
+        assert contrast(colour, LIGHT_PAPER) > 2.3
+        assert contrast(dark_colour(colour), DARK_PAPER) > 2.3

@@ -100,7 +100,24 @@ def test_documents_of_all_lengths_speak_for_one_side() -> None:
     advice = advise_on(a_model(spread=1.5), alike(), trained_with=TrainedWith(1.0))
     share = advice.diagnosis.kappa_qnorm_share
     assert share < 0.025
-    assert advice.training.startswith("Try dnorm next: the Fisher information speaks for it")
+    assert advice.training.startswith(
+        "Try cosine next, for no exponent of these norms gains; of other normalizations, dnorm"
+    )
+    assert "the Fisher information speaks for it" in advice.training
+    assert "it ranks as cosine does" in advice.training
+    trained = advise_on(a_model(spread=1.5), alike(), trained_with=TrainedWith(1.0, normalization="dnorm"))
+    assert trained.training.startswith("Stay with dnorm: the Fisher information speaks for it")
+    gain = sweep_of(torch.rand(PAIRS, generator=torch.Generator().manual_seed(5)), torch.ones(PAIRS))
+    assert advise_on(a_model(spread=1.5), gain).training.startswith("Train qnorm and dnorm and let the measure decide")
+
+
+def test_where_length_gains_cosine_comes_before_other_normalizations() -> None:
+    verdict = ScoringVerdict("length", 0.0, 0.3, "It is length.", "")
+    scoring = Scoring(verdict, verdict.action)
+    advice = advise_on(a_model(spread=1.5), alike(), trained_with=TrainedWith(1.0), scoring=scoring)
+    assert advice.training.startswith(
+        "Try cosine next, for it is length that gains here; of other normalizations, dnorm"
+    )
 
 
 def test_symmetric_sides_are_treated_alike() -> None:
@@ -108,7 +125,9 @@ def test_symmetric_sides_are_treated_alike() -> None:
         advise_on(a_model(relevant_length=length), alike(), trained_with=TrainedWith(symmetric=True))
         for length in (3.0, 0.75)
     )
-    assert long.training.startswith("Try dot next")
+    assert long.training.startswith(
+        "Try cosine next, for no exponent of these norms gains; of other normalizations, dot"
+    )
     assert plain.training.startswith("Try cosine next") == (abs(plain.diagnosis.cohens_d.value) < 0.5)
 
 

@@ -56,11 +56,10 @@ def test_a_list_that_ends_at_its_best_goes_on_once(tmp_path) -> None:
     tried = sorted((run.lr, run.temperature_factor) for run in trainings.runs if run.variant == "dot")
     assert tried == [(0.1, 1.0), (0.3, 1.0), (0.9, 0.5), (0.9, 1.0), (0.9, 2.0), (0.9, 4.0)]
     assert trainings.notes == [
-        "cosine did best at the edge of its list, learning rate 0.3; one beyond it was tried, and is no better.",
-        "dot did best at the edge of its list, learning rate 0.3, and better yet at one beyond it, 0.9, which it "
-        "takes: further ones may be better still; --lr-factors names them, in units of the config's.",
-        "dot did best at the edge of its list, temperature 2 times auto, and better yet at one beyond it, 4 times "
-        "auto, which it takes: further ones may be better still; --temperatures names them, in units of auto.",
+        "Best at an edge of their lists: cosine and dot (learning rate 0.3), dot (temperature 2 times auto); one value "
+        "beyond each was tried, and is taken by dot (learning rate 0.9), dot (temperature 4 times auto), where further "
+        "ones may be better still: --lr-factors names them, in units of the config's, --temperatures names them, in "
+        "units of auto."
     ]
     again = made_up(plan, lambda *_: pytest.fail("all of it is there"))
     again._run = lambda jobs: pytest.fail("all of it is there") if jobs else {}

@@ -27,7 +27,7 @@ from lightning_normdyn.datasets.reading.picture import open_image
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.audit import AuditSubject, write_audit
 from lightning_normdyn.report.audit.checkpoint_page import CheckpointAudit
-from lightning_normdyn.report.audit.hub_table import hub_sentence
+from lightning_normdyn.report.audit.hub_table import hub_sentences
 from lightning_normdyn.report.audit.item import Item, thumbnail
 from lightning_normdyn.report.audit.page import NUMBERS, PAGE
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
@@ -48,6 +48,7 @@ class AuditRecord(NamedTuple):
         numbers: the JSON file.
         drawing_error: why there is no page, if drawing it failed.
         details: sentences and tables that are printed in place of the finding, where there are several.
+        evidence: short sentences that are printed beneath as a list.
     """
 
     finding: str
@@ -56,6 +57,7 @@ class AuditRecord(NamedTuple):
     numbers: Path
     drawing_error: DrawingError | None = None
     details: tuple[str | Table, ...] = ()
+    evidence: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -66,6 +68,7 @@ class AuditRecord(NamedTuple):
         """Prints what was found and where the page is."""
         for lines in self.details or (self.finding,):
             console.print(lines, markup=False)
+        print_evidence(console, self.evidence)
         console.print(f"Numbers: {self.numbers}" if self.page is None else f"Page: {self.page}", markup=False)
 
 
@@ -94,7 +97,7 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         subject = AuditSubject(
             audit_input.name,
             audit_input.facts,
-            audit_input.notes,
+            [*([audit_input.length_note] if audit_input.length_note else []), *audit_input.notes],
             extreme_items(audit, audit_input),
             running_command(),
             _comparison(earlier_files, audit_input, request.measure_name),
@@ -103,9 +106,18 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         page = draw_page(lambda: write_audit(Path(out), audit, subject))
     finding = first_line(audit)
     comparison = [] if subject.comparison is None else [subject.comparison.sentence]
-    hubs = [] if audit.ranking is None else [hub_sentence(audit.ranking.hubs, subject.ranked_items)]
-    details = (finding, *comparison, *hubs)
-    return AuditRecord(finding, page.path, audit, Path(out) / NUMBERS, page.error, details)
+    evidence = [audit_input.length_note] if audit_input.length_note and not audit.says_nothing else []
+    if audit.ranking is not None:
+        hubs = hub_sentences(audit.ranking.hubs, subject.ranked_items)
+        evidence = [*audit.ranking.verdict.evidence, *evidence, *hubs]
+    details = (finding, *comparison)
+    return AuditRecord(finding, page.path, audit, Path(out) / NUMBERS, page.error, details, tuple(evidence))
+
+
+def print_evidence(console: Console, evidence: Iterable[str]) -> None:
+    """Prints what a verdict rests on, as a list."""
+    for sentence in evidence:
+        console.print(f"- {sentence}", markup=False)
 
 
 def _comparison(files: EarlierFiles | None, audit_input: AuditInput, measure: str) -> ModelComparison | None:

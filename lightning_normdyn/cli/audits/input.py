@@ -41,6 +41,7 @@ class AuditInput:
         embeddings: of the documents.
         items: what they are of, in the same order.
         length: of each item, where known.
+        length_note: what length is, in a sentence; empty where none is known.
         covariates: name to a number for each item.
         controls: names of covariates that are held fixed beside length.
         groups: column to the group of each item.
@@ -56,6 +57,7 @@ class AuditInput:
     embeddings: EmbeddingFile
     items: AuditedItems
     length: Tensor | None
+    length_note: str
     covariates: Mapping[str, Tensor]
     controls: Sequence[str]
     groups: Mapping[str, Sequence[str | None]]
@@ -231,6 +233,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         embeddings,
         items,
         length,
+        _length_note(items, length_column, length, request),
         {**own_measures, **table.numbers},
         request.controls,
         {**_folders(items), **table.groups},
@@ -325,6 +328,16 @@ def _measured(items: AuditedItems, column: Tensor | None) -> tuple[Tensor | None
         sizes = torch.tensor([file.stat().st_size for file in items.images], dtype=torch.float64)
         return length, {"file size": sizes}
     return length, {}
+
+
+def _length_note(items: AuditedItems, column: Tensor | None, length: Tensor | None, request: AuditRequest) -> str:
+    """Which length is meant, since a column of tokens and letters of a text give different exponents."""
+    if length is None:
+        return ""
+    if length is column:
+        unused = f", not the letters of {items.source}" if items.texts is not None else ""
+        return f"Length is the column '{_LENGTH}' of {request.covariates}{unused}."
+    return f"Length is the number of letters of each text of {items.source}."
 
 
 def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
 
 from lightning_normdyn.cli.grids.job import UNTRAINED, Job
 from lightning_normdyn.cli.grids.plan import Plan
 from lightning_normdyn.cli.grids.processes import GridProgress
 from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
-from lightning_normdyn.tasks.grid.tuning import SETTING_NAMES, Choice, Setting, beyond, choose
+from lightning_normdyn.tasks.grid.tuning import SETTING_NAMES, Setting, beyond, choose
 
 _OPTIONS = {"lr": "--lr-factors", "temperature_factor": "--temperatures"}
 _UNITS = {"lr": "the config's", "temperature_factor": "auto"}
@@ -135,18 +136,35 @@ def tune(plan: Plan, trainings: Trainings) -> None:
         trainings: that are done.
     """
     trainings.finish(plan.trials())
-    _extend(plan, trainings, "lr", plan.lrs)
+    edges = _extend(plan, trainings, "lr", plan.lrs)
     others = [factor for factor in plan.temperature_factors if factor != plan.centre]
     trainings.finish(
         plan.job(variant, choice._replace(temperature_factor=factor), plan.seeds[0])
         for variant, choice in choose(trainings.runs).items()
         for factor in others
     )
-    _extend(plan, trainings, "temperature_factor", plan.temperature_factors)
+    edges += _extend(plan, trainings, "temperature_factor", plan.temperature_factors)
+    trainings.notes += [_of_edges(edges)] if edges else []
 
 
-def _extend(plan: Plan, trainings: Trainings, setting: Setting, values: Sequence[float]) -> None:
-    """Tries one value more where a variant did best at an end of its list, and notes what came of it."""
+class ListEdge(NamedTuple):
+    """A variant that did best at an end of a list.
+
+    Attributes:
+        variant: its name.
+        setting: what the list is of.
+        value: at the end.
+        chosen: the variant's choice once a value beyond was tried: that one, or the same as ever.
+    """
+
+    variant: str
+    setting: Setting
+    value: float
+    chosen: float
+
+
+def _extend(plan: Plan, trainings: Trainings, setting: Setting, values: Sequence[float]) -> list[ListEdge]:
+    """Tries one value more where a variant did best at an end of its list, and returns what came of it."""
     choices = choose(trainings.runs)
     values_beyond = {variant: beyond(values, getattr(choice, setting)) for variant, choice in choices.items()}
     further_choices = {
@@ -156,19 +174,39 @@ def _extend(plan: Plan, trainings: Trainings, setting: Setting, values: Sequence
     }
     trainings.finish_unplanned(plan.job(variant, choice, plan.seeds[0]) for variant, choice in further_choices.items())
     choices_now = choose(trainings.runs)
-    trainings.notes += [_note(variant, setting, choices[variant], choices_now[variant]) for variant in further_choices]
+    return [
+        ListEdge(variant, setting, getattr(choices[variant], setting), getattr(choices_now[variant], setting))
+        for variant in further_choices
+    ]
 
 
-def _note(variant: str, setting: Setting, choice: Choice, choice_now: Choice) -> str:
-    name, value, value_now = SETTING_NAMES[setting], getattr(choice, setting), getattr(choice_now, setting)
-    unit = "" if setting == "lr" else " times auto"
-    if value == value_now:
-        return (
-            f"{variant} did best at the edge of its list, {name} {value:g}{unit}; one beyond it was tried, and is no "
-            "better."
-        )
-    return (
-        f"{variant} did best at the edge of its list, {name} {value:g}{unit}, and better yet at one beyond it, "
-        f"{value_now:g}{unit}, which it takes: further ones may be better still; {_OPTIONS[setting]} names them, in "
-        f"units of {_UNITS[setting]}."
+def _of_edges(edges: Sequence[ListEdge]) -> str:
+    """One sentence on all of them.
+
+    Example:
+        >>> print(_of_edges([ListEdge("dot", "lr", 0.3, 0.3), ListEdge("qnorm", "lr", 0.3, 0.9)]))
+        Best at an edge of their lists: dot and qnorm (learning rate 0.3); one value beyond each was tried, and is taken
+        by qnorm (learning rate 0.9), where further ones may be better still: --lr-factors names them, in units of the
+        config's.
+    """
+    better = [edge for edge in edges if edge.chosen != edge.value]
+    opening = f"Best at an edge of their lists: {_named(edges, 'value')}; one value beyond each was tried, and is"
+    if not better:
+        return f"{opening} no better."
+    ways = ", ".join(
+        f"{_OPTIONS[setting]} names them, in units of {_UNITS[setting]}"
+        for setting in dict.fromkeys(edge.setting for edge in better)
+    )
+    return f"{opening} taken by {_named(better, 'chosen')}, where further ones may be better still: {ways}."
+
+
+def _named(edges: Sequence[ListEdge], value: Literal["value", "chosen"]) -> str:
+    """Variants by setting and value."""
+    variants: dict[str, list[str]] = {}
+    for edge in edges:
+        unit = "" if edge.setting == "lr" else " times auto"
+        variants.setdefault(f"{SETTING_NAMES[edge.setting]} {getattr(edge, value):g}{unit}", []).append(edge.variant)
+    return ", ".join(
+        f"{' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))} ({setting})"
+        for setting, names in variants.items()
     )

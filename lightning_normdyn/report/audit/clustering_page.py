@@ -59,7 +59,7 @@ def clustering_advice(comparison: ClusteringComparison, subject: ClusteringSubje
 
 def clustering_rows(comparison: ClusteringComparison) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the table, a row a way."""
-    headings = ["way", "V-measure", "gain", "p", "silhouette", "its gain", "as if items"]
+    headings = ["way", "V-measure", "gain", "p, one-sided", "silhouette", "its gain", "as if items"]
     return headings, [_row(score, comparison) for score in comparison.scores]
 
 
@@ -139,5 +139,5 @@ def write_clustering_page(folder: Path, comparison: ClusteringComparison, subjec
 
 _TABLE_NOTE = (
     "The silhouette is that of directions under cosine distance. 'As if items' is the share of equally weighted items "
-    "that would say as much as all with their weights."
+    "that would say as much as all with their weights. p asks for gains alone, so a loss has 1."
 )

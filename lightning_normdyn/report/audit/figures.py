@@ -145,7 +145,7 @@ def length_figure(ranking: RankingAudit, curve: LengthCurve) -> Axes:
     ticks = _length_ticks(exponents, width)
     axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("exponent e in cos · (1 + length)^e, on a scale that widens 0")
+    axes.set_xlabel("exponent e in cos · (1 + length)^e, stretched about 0")
     _finish_sweep(axes, ranking)
     return axes
 

@@ -1,4 +1,4 @@
-"""The hubs of an audit's rankings by name: a table for the page, entries for its JSON and a sentence."""
+"""The hubs of an audit's rankings by name: a table for the page, entries for its JSON and sentences."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _named(hub: Hub, items: Mapping[int, Item]) -> dict[str, object]:
     return name | {"text": item.text} if item.text else name
 
 
-def hub_sentence(hubs: Hubs, items: Mapping[int, Item]) -> str:
-    """How many hubs there are, the first of them by name, and whether norms have a part in it.
+def hub_sentences(hubs: Hubs, items: Mapping[int, Item]) -> list[str]:
+    """How many hubs there are, the first of them by name; then whether norms have a part in it.
 
     Args:
         hubs: of the rankings.
@@ -39,28 +39,30 @@ def hub_sentence(hubs: Hubs, items: Mapping[int, Item]) -> str:
 
     Example:
         >>> nowhere = Interval(0.5, 0.4, 0.6)
-        >>> hubs = Hubs(10, 300, 5000, "", 7, 1, (Hub(4, 2.5, 0.9, 12, 12, 1),), nowhere, None)
-        >>> print(hub_sentence(hubs, {4: Item("d4")}))
+        >>> hubs = Hubs(10, 300, 5000, "", "", 7, 1, (Hub(4, 2.5, 0.9, 12, 12, 1),), nowhere, None)
+        >>> for sentence in hub_sentences(hubs, {4: Item("d4")}):
+        ...     print(sentence)
         Hubs: 1 of 5,000 documents is in the top 10 of 7 or more of 300 queries, which chance gives none: d4 in 12 (norm
-        2.5, longer than 90% of all). Documents in top lists are longer than 50% (40% to 60%) of all by cosine, where
-        50% is even.
+        2.5, longer than 90% of all).
+        Documents in top lists are longer than 50% (40% to 60%) of all by cosine, where 50% is even.
     """
     lists = _lists(hubs)
     if not hubs.listed:
         if hubs.k >= hubs.documents:
             all_of = "the only document is" if hubs.documents == 1 else f"all {hubs.documents:,} documents are"
-            return f"No hubs: {all_of} in the top {hubs.k} of every query."
-        return f"No hubs: none of {hubs.documents:,} documents is in {lists}, so that chance explains every count."
+            return [f"No hubs: {all_of} in the top {hubs.k} of every query."]
+        return [f"No hubs: none of {hubs.documents:,} documents is in {lists}, so that chance explains every count."]
     are = "is" if hubs.hub_count == 1 else "are"
     names = ", ".join(_in_words(hub, hubs, items) for hub in hubs.listed[:_NAMED])
     names += f" and {hubs.hub_count - _NAMED:,} more" if hubs.hub_count > _NAMED else ""
     advised = hubs.advised_norm_rank
     by_advice = "" if advised is None else f", and than {_shares(advised)} by {hubs.score}"
-    return (
-        f"Hubs: {hubs.hub_count:,} of {hubs.documents:,} documents {are} in {lists}, which chance gives none: {names}."
-        f" Documents in top lists are longer than {_shares(hubs.norm_rank)} of all by cosine{by_advice}, where 50% is "
-        "even."
-    )
+    note = f"; {hubs.score} has {hubs.score_note}" if hubs.score_note else ""
+    return [
+        f"Hubs: {hubs.hub_count:,} of {hubs.documents:,} documents {are} in {lists}, which chance gives none: {names}.",
+        f"Documents in top lists are longer than {_shares(hubs.norm_rank)} of all by cosine{by_advice}, where 50% is "
+        f"even{note}.",
+    ]
 
 
 def hub_table(hubs: Hubs, items: Mapping[int, Item]) -> Table:
@@ -81,7 +83,8 @@ def hub_table(hubs: Hubs, items: Mapping[int, Item]) -> Table:
     rows = [_row(hub, hubs, items) for hub in hubs.listed]
     shown = f"; {len(hubs.listed)} of {hubs.hub_count:,} are shown" if hubs.hub_count > len(hubs.listed) else ""
     caption = f"Hubs: in {_lists(hubs)}{shown}"
-    return Table("table-hubs", caption, columns, rows, style="wide")
+    note = f"{hubs.score} has {hubs.score_note}." if hubs.score_note else ""
+    return Table("table-hubs", caption, columns, rows, note, style="wide")
 
 
 def _row(hub: Hub, hubs: Hubs, items: Mapping[int, Item]) -> list[str | Cell]:

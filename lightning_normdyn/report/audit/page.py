@@ -14,7 +14,7 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.history.origin import Origin
-from lightning_normdyn.report.audit.hub_table import hub_entries, hub_sentence, hub_table
+from lightning_normdyn.report.audit.hub_table import hub_entries, hub_sentences, hub_table
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
 from lightning_normdyn.report.audit.tables import audit_tables, comparison_table
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Page, render, write_page
@@ -91,7 +91,7 @@ def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
     if audit.ranking is not None:
         hubs = audit.ranking.hubs
         listed = as_plain(hub_entries(hubs, subject.ranked_items))
-        sentence = hub_sentence(hubs, subject.ranked_items)
+        sentence = " ".join(hub_sentences(hubs, subject.ranked_items))
         numbers["ranking"]["hubs"] |= {"listed": listed, "sentence": sentence}
     return sentences | {"notes": list(subject.notes)} | numbers
 
@@ -112,6 +112,7 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
     main = render(
         "audit.html.j2",
         advice=advice(audit),
+        evidence=[] if audit.ranking is None else audit.ranking.verdict.evidence,
         notes=subject.notes,
         cards=arrange(cards),
         extremes=[
@@ -122,7 +123,7 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
         zeros=_listed(audit.zeros, audit.distribution.zeros, subject.items),
         near_dead=_listed(audit.near_dead, audit.distribution.near_dead, subject.items),
         has_texts=any(item.text.strip() for item in subject.items.values()),
-        hub_sentence="" if audit.ranking is None else hub_sentence(audit.ranking.hubs, subject.ranked_items),
+        hub_sentences=[] if audit.ranking is None else hub_sentences(audit.ranking.hubs, subject.ranked_items),
         hubs=None if audit.ranking is None else hub_table(audit.ranking.hubs, subject.ranked_items),
         comparison="" if subject.comparison is None else subject.comparison.sentence,
         tables=[*audit_tables(audit), *([] if subject.comparison is None else [comparison_table(subject.comparison)])],

@@ -107,7 +107,7 @@ def _gains(ranking: RankingAudit) -> Table:
     ]
     share = f"{ranking.judged_count:,} of {ranking.queries:,} queries judged"
     caption = f"{ranking.calibration.measure}: {share}; cosine {fixed(ranking.calibration.baseline, 4)}"
-    return _table("gains", caption, ("by", "best exponent", "held-out gain", "p"), rows)
+    return _table("gains", caption, ("by", "best exponent", "held-out gain", "p, one-sided"), rows)
 
 
 def _confidence(ranking: RankingAudit) -> Table:

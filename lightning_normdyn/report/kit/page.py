@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.history.origin import Origin
+from lightning_normdyn.report.kit.line_breaks import joined_name, prose, with_intervals
 from lightning_normdyn.report.kit.theme import colour_rules, page_rules
 
 NORM_LAW_PAPER = "https://arxiv.org/abs/2606.30625"
@@ -121,10 +122,12 @@ def render(template: str, **values: Any) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("lightning_normdyn.report.kit"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {filter.__name__: filter for filter in (joined_name, prose, with_intervals)}
+    return environment

@@ -10,8 +10,8 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_hex
 from lightning_normdyn.report.kit.numbers import Floats, percent
 from lightning_normdyn.report.kit.theme import FAINT, GREY
 
-# The light end of viridis is lost on white paper.
-FREQUENCY_COLOURS = LinearSegmentedColormap.from_list("frequency", colormaps["viridis"](np.linspace(0.0, 0.86, 64)))
+# The light end of viridis is lost on white paper, and what it is inverted to on dark paper.
+FREQUENCY_COLOURS = LinearSegmentedColormap.from_list("frequency", colormaps["viridis"](np.linspace(0.0, 0.7, 64)))
 
 
 def scatter_rows(axes: Axes, x: Floats, y: Floats, frequency: Floats) -> None:

@@ -63,7 +63,7 @@ def _typical(series: Series) -> float:
 def _tiny_scale(axes: Axes, *values: Floats) -> None:
     low, high = positive_frame(*values, decades=9.0)
     if low < _ROUNDING:
-        high = max(high, 3 * _ROUNDING)
+        low, high = positive_frame(*values, np.array([3 * _ROUNDING]), decades=9.0)
         axes.axhspan(low, _ROUNDING, color=FAINT, alpha=0.09, linewidth=0)
         axes.text(0.985, _ROUNDING, "rounding", transform=axes.get_yaxis_transform(), ha="right", va="top", color=FAINT)
     log_scale(axes, "y", low, high, unit="power" if low < 1e-5 else "share")

@@ -24,7 +24,7 @@ def first_line(audit: Audit) -> str:
         )
         return f"{finding} {_near_dead(audit)}".rstrip()
     if audit.ranking is not None:
-        return f"{audit.ranking.sentence} {_near_dead(audit)}".rstrip()
+        return f"{audit.ranking.verdict.opening} {_near_dead(audit)}".rstrip()
     return f"{_near_dead(audit)} {_of_norms(audit)}".lstrip()
 
 

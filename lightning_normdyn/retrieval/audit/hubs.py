@@ -46,6 +46,7 @@ class Hubs(NamedTuple):
         queries: whose lists were counted.
         documents: that could be in them.
         score: the advised score in words; empty where it is the cosine.
+        score_note: how its exponent differs from the advised one; empty where it does not.
         least: lists that a document must be in to be a hub: by chance alone, with lists drawn at random, one or more of
             all documents would be in so many with a probability of 5% at most.
         hub_count: hubs by either score.
@@ -59,6 +60,7 @@ class Hubs(NamedTuple):
     queries: int
     documents: int
     score: str
+    score_note: str
     least: int
     hub_count: int
     listed: tuple[Hub, ...]
@@ -72,10 +74,12 @@ class AdvisedRanking(NamedTuple):
     Attributes:
         score: in words; empty for the cosine.
         ranking: documents of each query, ``[n, k]``; negative where there are no more.
+        score_note: how its exponent differs from the advised one; empty where it does not.
     """
 
     score: str
     ranking: Tensor
+    score_note: str = ""
 
 
 class RankedDocuments(NamedTuple):
@@ -171,6 +175,7 @@ def find_hubs(
         n,
         m,
         "" if advised is None else advised.score,
+        "" if advised is None else advised.score_note,
         least,
         int((most >= least).sum()),
         tuple(Hub(*row) for row in zip(listed.tolist(), *columns, strict=True)),

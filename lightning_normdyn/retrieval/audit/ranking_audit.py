@@ -134,11 +134,6 @@ class RankingAudit(NamedTuple):
         """How to score, in numbers and words."""
         return scoring_verdict(self.calibration, self.confounds)
 
-    @property
-    def sentence(self) -> str:
-        """What to do and how sure, and then what length has to do with it."""
-        return self.verdict.sentence
-
 
 class LengthCurve(NamedTuple):
     """The mean measure where documents are scored by ``cos · (1 + length)^e``.
@@ -265,13 +260,25 @@ def _advised_ranking(
     if verdict.alpha:
         place = int((alphas - verdict.alpha).abs().argmin())
         score, ranking = f"cos · norm^{float(alphas[place]):.2f}", rankings["norm"][place]
-        return AdvisedRanking(score, ranking) if alphas[place] else None
+        return AdvisedRanking(score, ranking, _nearest_tried(score, f"{verdict.alpha:.2f}")) if alphas[place] else None
     if verdict.length_exponent and length_curve is not None:
         exponents = torch.tensor(length_curve.exponents)
         place = int((exponents - verdict.length_exponent).abs().argmin())
         score, ranking = f"cos · (1 + length)^{float(exponents[place]):.3f}", rankings["length"][place]
-        return AdvisedRanking(score, ranking) if exponents[place] else None
+        tried = _nearest_tried(score, f"{verdict.length_exponent:.3f}")
+        return AdvisedRanking(score, ranking, tried) if exponents[place] else None
     return None
+
+
+def _nearest_tried(score: str, advised: str) -> str:
+    """That lists were made with an exponent beside the advised one; nothing where they read the same.
+
+    Example:
+        >>> _nearest_tried("cos · norm^0.40", "0.47"), _nearest_tried("cos · norm^0.40", "0.40")
+        ('the exponent tried that is next to the advised 0.47', '')
+    """
+    is_advised = score.endswith(f"^{advised}")
+    return "" if is_advised else f"the exponent tried that is next to the advised {advised}"
 
 
 class NormSweep(NamedTuple):

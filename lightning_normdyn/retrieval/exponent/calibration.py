@@ -113,7 +113,7 @@ def calibrate(
         >>> round(calibration.alpha.value, 1), calibration.significant
         (0.4, True)
         >>> calibration.sentence
-        'Norms help: take exponent 0.4..., which raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 ...'
+        'Norms help: take exponent 0.4..., which raises ndcg@10 from 0.8... by 0.1... (p = 0.0005). Lengths of ...'
     """
     check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
     check_count(folds=folds, hint="5 is usual")

@@ -123,7 +123,7 @@ def confound_report(
         >>> sweep_of = partial(sweep_alpha, queries, judgements=judgements)
         >>> report = confound_report(sweep_of, documents, torch.tensor([3.0, 4.0, 9.0]), resamples=20)
         >>> report.sentence
-        'No gain: score by cosine, for none of 21 exponents from -2 to 2 raises ndcg@10 above its 1.0000 ...'
+        'No gain: score by cosine, for no exponent raises ndcg@10 above its 1.0000 beyond chance (p = 1). ...'
     """
     check_count(folds=folds, hint="5 is usual")
     check_count(resamples=resamples, hint="2000 is usual")

@@ -14,7 +14,7 @@ from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.embedding_codes import as_embeddings
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, shown
 from lightning_normdyn.losses.similarity import Normalization, check_normalization
 from lightning_normdyn.retrieval.search.document_chunks import Documents, as_documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
@@ -113,9 +113,10 @@ class NormAwareScore:
 
 
 def _check_exponent(name: str, exponent: object) -> None:
-    is_number = isinstance(exponent, (Real, Tensor)) and not isinstance(exponent, bool)
+    is_single = not isinstance(exponent, Tensor) or exponent.numel() == 1
+    is_number = is_single and isinstance(exponent, (Real, Tensor)) and not isinstance(exponent, bool)
     if not is_number or not math.isfinite(exponent):  # type: ignore[arg-type]
-        raise ValueError(f"{name}: expected a finite exponent, got {exponent!r}")
+        raise ValueError(f"{name}: expected a finite exponent, got {shown(exponent)}")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensor, as_tensors, is_array
 from lightning_normdyn.core.contrast.similarity import rescale
+from lightning_normdyn.core.number_checks import shown
 from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_named
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.losses.similarity import Normalization
@@ -286,12 +287,16 @@ class AlphaSearch(NamedTuple):
 def _checked(alphas: Sequence[float] | ArrayLike) -> Tensor:
     try:
         numbers = as_tensor("alphas", alphas) if is_array(alphas) else alphas
-        steps = torch.as_tensor(numbers, dtype=torch.float64).cpu()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers") from error
-    if steps.ndim != 1 or not steps.isfinite().all() or not (steps == 0).any() or len(steps.unique()) < len(steps):
+        steps = torch.as_tensor(numbers, dtype=torch.float64).cpu().to_dense()
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"alphas: expected different finite exponents with 0 among them, got {steps.tolist()}; 0 is what the "
-            "others are held against"
+            f"alphas: expected exponents, 0 among them, got {shown(alphas)}; pass a list of numbers"
+        ) from error
+    if steps.ndim != 1:
+        raise ValueError(f"alphas: expected exponents [a], got {shown(alphas)}; pass a list of numbers")
+    if not steps.isfinite().all() or not (steps == 0).any() or len(steps.unique()) < len(steps):
+        raise ValueError(
+            f"alphas: expected different finite exponents with 0 among them, got {shown(steps.tolist())}; 0 is what "
+            "the others are held against"
         )
     return steps.sort().values

@@ -1,4 +1,4 @@
-"""The verdict on scoring in words: what to do and how sure first, then the confound by length if there is one."""
+"""The verdict on scoring in words: what to do and how sure, the confound by length, and the evidence in lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class ScoringVerdict(NamedTuple):
         alpha: exponent of the norm to score with; 0 where the verdict is not to use one.
         length_exponent: exponent of ``1 + length`` that gains by itself; 0 where none does.
         action: what to do and how sure that is, a sentence.
-        confound: what length has to do with it, a sentence or two; empty where there is no gain to explain.
+        confound: what length has to do with it, a sentence; empty where there is no gain to explain.
+        evidence: how that was tested and what else was measured, short sentences.
     """
 
     kind: Verdict
@@ -31,11 +32,17 @@ class ScoringVerdict(NamedTuple):
     length_exponent: float
     action: str
     confound: str
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def opening(self) -> str:
+        """What to do and how sure, and then the confound."""
+        return f"{self.action} {self.confound}".rstrip()
 
     @property
     def sentence(self) -> str:
-        """Both together."""
-        return f"{self.action} {self.confound}".rstrip()
+        """All of it: the opening and the evidence."""
+        return " ".join((self.opening, *self.evidence))
 
 
 def scoring_verdict(norm: Calibration, confounds: ConfoundReport | None = None) -> ScoringVerdict:
@@ -57,49 +64,42 @@ def scoring_verdict(norm: Calibration, confounds: ConfoundReport | None = None) 
     kind: Verdict = ("norm" if norm.significant else "no gain") if confounds is None else confounds.verdict
     length_exponent = confounds.length.alpha.value if confounds is not None and confounds.length_helps else 0.0
     alpha = 0.0 if kind == "length" and length_exponent else norm.advice
+    evidence = _evidence(norm, confounds)
     if confounds is None:
-        return ScoringVerdict(kind, alpha, 0.0, _of_norms(norm), _UNKNOWN if norm.significant else "")
+        return ScoringVerdict(kind, alpha, 0.0, _of_norms(norm), _UNKNOWN if norm.significant else "", evidence)
     if kind == "length":
-        return ScoringVerdict(kind, alpha, length_exponent, _of_length(confounds), _through_length(confounds))
+        return ScoringVerdict(kind, alpha, length_exponent, _of_length(confounds), _through_length(confounds), evidence)
+    action = _of_norms(norm, in_part=kind == "partly length")
     confound = _explanation(confounds) if norm.significant else _no_gain_by_length(confounds)
-    return ScoringVerdict(kind, alpha, length_exponent, _of_norms(norm, in_part=kind == "partly length"), confound)
+    return ScoringVerdict(kind, alpha, length_exponent, action, confound, evidence)
 
 
 _UNKNOWN = "Lengths of the documents were not at hand, so nobody knows whether they explain it."
 
 
 def _of_norms(norm: Calibration, *, in_part: bool = False) -> str:
-    exponents, sample = _tried(norm), _sample(norm)
+    p = f"p = {norm.p_value:.2g}"
     if norm.significant:
         edge = "; it is the edge of the sweep: sweep further" * norm.at_edge
         return (
             f"Norms help{', in part through length' * in_part}: take exponent {_bracketed(norm.alpha, 2)}, which "
-            f"raises {norm.measure} from {norm.baseline:.4f} by {_bracketed(norm.gain)} on queries that did not choose "
-            f"it (p = {norm.p_value:.2g}, corrected for {exponents}; {sample}){edge}."
+            f"raises {norm.measure} from {norm.baseline:.4f} by {_bracketed(norm.gain)} ({p}){edge}."
         )
     if norm.flat:
+        return f"No gain: score by cosine, for no exponent changes {norm.measure} of any query ({norm.baseline:.4f})."
+    if norm.p_value > 1 - norm.level:
         return (
-            f"No gain: score by cosine, for none of {exponents} changes {norm.measure} of any query "
-            f"({norm.baseline:.4f}; {sample})."
+            f"No gain: score by cosine, for no exponent raises {norm.measure} above its {norm.baseline:.4f} beyond "
+            f"chance ({p})."
         )
-    held_out = f"held-out change {_bracketed(norm.gain, sign='+')}"
-    if norm.p_value <= 1 - norm.level and norm.gain.low > 0:
-        return (
-            f"No gain to rely on: score by cosine until more queries are judged; some of {exponents} raises "
-            f"{norm.measure} above its {norm.baseline:.4f} ({held_out}, corrected p = {norm.p_value:.2g}), but from "
-            f"one sample of the queries to the next the best exponent changes its sign ({_bracketed(norm.alpha, 2)}; "
-            f"{sample})."
-        )
-    if norm.p_value <= 1 - norm.level:
-        return (
-            f"No gain to rely on: score by cosine until more queries are judged; some of {exponents} raises "
-            f"{norm.measure} above its {norm.baseline:.4f} at exponent 0 (corrected p = {norm.p_value:.2g}), but "
-            f"choosing it on some queries does not surely help others ({held_out}, p = {norm.gain_p_value:.2g}; "
-            f"{sample})."
-        )
+    doubt = (
+        f"from one sample of the queries to the next the best one changes its sign ({_bracketed(norm.alpha, 2)})"
+        if norm.gain.low > 0
+        else f"choosing it on some queries does not surely help others (p = {norm.gain_p_value:.2g})"
+    )
     return (
-        f"No gain: score by cosine, for none of {exponents} raises {norm.measure} above its {norm.baseline:.4f} at "
-        f"exponent 0 beyond chance ({held_out}, corrected p = {norm.p_value:.2g}; {sample})."
+        f"No gain to rely on: score by cosine until more queries are judged; some exponent raises {norm.measure} above "
+        f"its {norm.baseline:.4f} ({p}), but {doubt}."
     )
 
 
@@ -109,8 +109,8 @@ def _of_length(confounds: ConfoundReport) -> str:
         return (
             f"{controls.capitalize()} {_verb(confounds, 'explain')} the gain: score by cosine, or by exponent "
             f"{_bracketed(norm.alpha, 2)} of the norm while {controls} stay{'s' * (len(confounds.controls) == 1)} as "
-            f"here; it raises {norm.measure} from {norm.baseline:.4f} by {_bracketed(norm.gain)} on queries that did "
-            f"not choose it (p = {norm.p_value:.2g}, corrected for {_tried(norm)}; {_sample(norm)})."
+            f"here; it raises {norm.measure} from {norm.baseline:.4f} by {_bracketed(norm.gain)} "
+            f"(p = {norm.p_value:.2g})."
         )
     opening = (
         f"{controls.capitalize()} {_verb(confounds, 'explain')} the gain: score"
@@ -119,45 +119,75 @@ def _of_length(confounds: ConfoundReport) -> str:
     )
     return (
         f"{opening} by cos · (1 + length)^{_exponent(length.alpha)} instead of the norm; it raises {length.measure} "
-        f"from {length.baseline:.4f} by {_bracketed(length.gain)} on queries that did not choose it "
-        f"(p = {length.p_value:.2g}, corrected for {_tried(length)}; {_sample(length)})."
+        f"from {length.baseline:.4f} by {_bracketed(length.gain)} (p = {length.p_value:.2g})."
     )
 
 
 def _through_length(confounds: ConfoundReport) -> str:
-    norm, residual = confounds.norm, confounds.residual
+    norm = confounds.norm
     if not norm.significant:
         return f"Norms gain {_gain(norm)} (p = {norm.p_value:.2g}){_correlation(confounds)}."
-    predicted = confounds.predicted
-    through = "" if predicted is None else f", those that {_controls(confounds)} alone would predict {_gain(predicted)}"
     return (
-        f"Norms gain {_gain(norm)} at exponent {norm.alpha.value:.2f}{through}, and with {_controls(confounds)} taken "
-        f"out {_gain(residual)}{_correlation(confounds)}."
+        f"Norms gain {_gain(norm)} at exponent {norm.alpha.value:.2f}, and with {_controls(confounds)} taken out "
+        f"{_gain(confounds.residual)}{_correlation(confounds)}."
     )
 
 
 def _explanation(confounds: ConfoundReport) -> str:
-    controls, residual, length = _controls(confounds), confounds.residual, confounds.length
+    controls = _controls(confounds)
     name, verb = controls.capitalize(), _verb(confounds, "explain")
-    chance = ", neither beyond chance once corrected" if confounds.verdict == "unclear" else ""
-    gains = f"they gain {_gain(residual)}, length alone {_gain(length)}{chance}{_correlation(confounds)}"
     explanation = {
-        "norm": f"{name} {_verb(confounds, 'do')} not explain the gain: with {controls} taken out of norms {gains}.",
-        "partly length": f"{name} {verb} part of the gain: with {controls} taken out of norms {gains}.",
-        "unclear": f"Whether {controls} {verb} the gain is open: with {controls} taken out of norms {gains}.",
+        "norm": f"{name} {_verb(confounds, 'do')} not explain the gain",
+        "partly length": f"{name} {verb} part of the gain",
+        "unclear": f"Whether {controls} {verb} the gain is open",
     }[confounds.verdict]
-    if not confounds.length_helps:
-        return explanation
-    more = " and more than norms do" if confounds.over_length.high < 0 else ""
-    return f"{explanation} Length helps by itself{more}: cos · (1 + length)^{_exponent(length.alpha)}."
+    return f"{explanation}{_correlation(confounds)}."
 
 
 def _no_gain_by_length(confounds: ConfoundReport) -> str:
     """That length was tried as well."""
-    length = confounds.length
+    return f"Nor does any exponent of length (p = {confounds.length.p_value:.2g}){_correlation(confounds)}."
+
+
+def _evidence(norm: Calibration, confounds: ConfoundReport | None) -> tuple[str, ...]:
+    """What was measured, and how it was tested."""
+    by_length = [] if confounds is None else _gains_by_length(norm, confounds)
+    if confounds is None and not norm.significant and not norm.flat:
+        by_length = [f"Held-out change by norms {_gain(norm)}."]
+    losses = [_loss("norms", norm), "" if confounds is None else _loss("length", confounds.length)]
+    return tuple(sentence for sentence in (*by_length, *losses, _test(norm, confounds)) if sentence)
+
+
+def _gains_by_length(norm: Calibration, confounds: ConfoundReport) -> list[str]:
+    """Gains by norms without what is held fixed, by what that predicts, and by length."""
+    length, predicted, controls = confounds.length, confounds.predicted, _controls(confounds)
+    if not norm.significant:
+        return [f"Held-out change by norms {_gain(norm)}, by length {_gain(length)}."]
+    through = "" if predicted is None else f", those that {controls} alone would predict {_gain(predicted)}"
+    chance = ", neither beyond chance once corrected" if confounds.verdict == "unclear" else ""
+    gains = f"With {controls} taken out norms gain {_gain(confounds.residual)}, length alone {_gain(length)}{chance}"
+    helps = ""
+    if confounds.verdict != "length" and confounds.length_helps:
+        more = " and more than norms do" if confounds.over_length.high < 0 else ""
+        helps = f"Length helps by itself{more}: cos · (1 + length)^{_exponent(length.alpha)}."
+    return [f"{gains}{through}.", helps]
+
+
+def _loss(name: str, calibration: Calibration) -> str:
+    """Why the p of a change that is surely negative is near 1."""
+    if calibration.flat or not calibration.gain.high < 0:
+        return ""
     return (
-        f"Nor does any exponent of length (held-out change {_gain(length)}, corrected p = {length.p_value:.2g})"
-        f"{_correlation(confounds)}."
+        f"The change by {name} is below 0, for an exponent that some queries choose costs others; p is near 1 all the "
+        "same, as it asks for gains alone."
+    )
+
+
+def _test(norm: Calibration, confounds: ConfoundReport | None) -> str:
+    lengths = "" if confounds is None else f", of length for {_tried(confounds.length)}"
+    return (
+        f"Tested on {_sample(norm)}: gains are of those that did not choose the exponent; p is one-sided and corrected "
+        f"for {_tried(norm)}{lengths}."
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.embedding_codes import as_embeddings
+from lightning_normdyn.core.number_checks import shown
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.indexes import Metric
@@ -60,7 +61,7 @@ def export_vectors(
     """
     (documents,) = as_embeddings(documents=documents)
     if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype: expected a type of torch, such as torch.float16, got {dtype!r}")
+        raise ValueError(f"dtype: expected a type of torch, such as torch.float16, got {shown(dtype)}")
     if documents.ndim != 2:
         raise ValueError(f"documents: expected [n, d], got {tuple(documents.shape)}; a single one is documents[None]")
     if not documents.is_floating_point():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.embedding_codes import as_embeddings
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, shown
 from lightning_normdyn.retrieval.search.document_chunks import Documents, as_documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT, RunningTopK
@@ -81,7 +81,7 @@ def exact_top_k(
     queries = checked_queries(queries, documents, chunk_size)
     check_count(k=k)
     if backend not in ("auto", "torch", "faiss"):
-        raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
+        raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {shown(backend)}")
     n = len(queries)
     m = row_count(documents)
     k = k if m is None else max(1, min(k, m))

@@ -54,10 +54,7 @@ def recall_auroc(
     columns = as_columns("confidences", confidences)
     if len(vectors) < 2:
         raise ValueError(f"embeddings: expected [n, d] of two items at least, got {tuple(vectors.shape)}")
-    if classes.shape != vectors.shape[:1] or classes.is_floating_point():
-        raise ValueError(
-            f"labels: expected an integer for each of {len(vectors)} items, got {classes.dtype} {tuple(classes.shape)}"
-        )
+    _check_labels(classes, len(vectors))
     check_columns("confidences", columns, len(vectors))
     if not columns:
         raise ValueError("confidences: expected one column by name at least, got none; norms are one")
@@ -70,6 +67,19 @@ def recall_auroc(
         {name: column.detach().cpu()[mask] for name, column in columns.items()} for mask in (is_right, ~is_right)
     )
     return detection_table(right, wrong, baseline=next(iter(columns)), level=level)
+
+
+def _check_labels(labels: Tensor, items: int) -> None:
+    """Refuses what is not one whole number an item, with the way to make it so."""
+    expectation = f"labels: expected an integer for each of {items} items, got {labels.dtype} {tuple(labels.shape)}"
+    if labels.shape != (items,):
+        raise ValueError(f"{expectation}; pass one column, with a label for each row of embeddings")
+    if labels.is_complex():
+        raise ValueError(f"{expectation}; number the classes from 0 on")
+    if labels.is_floating_point():
+        broken_count = int((labels != labels.round()).sum())  # NaN differs from itself
+        way = f"{broken_count:,} of {items} NaN or no whole number: leave those items out, or number the classes"
+        raise ValueError(f"{expectation}; {way if broken_count else 'pass labels.long()'}")
 
 
 def conformal_threshold(confidence: ArrayLike, *, coverage: float = 0.9) -> float:

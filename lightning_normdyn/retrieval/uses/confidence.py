@@ -12,6 +12,7 @@ from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_te
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import most_precise, precise_norm
 from lightning_normdyn.core.embedding_codes import as_embeddings
+from lightning_normdyn.core.number_checks import shown
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.statistics.risk_coverage import (
     RiskCoverage,
@@ -75,12 +76,14 @@ def confidence_table(
         (0.0, 0.2917)
     """
     if not isinstance(confidences, Mapping) or not confidences:
-        raise ValueError(f"confidences: expected one column by name at least, got {confidences!r}; pass a dictionary")
+        raise ValueError(
+            f"confidences: expected one column by name at least, got {shown(confidences)}; pass a dictionary"
+        )
     (loss,) = as_tensors(loss=loss)
     confidences = as_columns("confidences", confidences)
     if baseline not in confidences:
         raise ValueError(
-            f"baseline: expected one of the confidences, {', '.join(confidences)}, got {baseline!r}; name one of them"
+            f"baseline: expected one of the confidences, {', '.join(confidences)}, got {shown(baseline)}; name one"
         )
     for name, confidence in confidences.items():
         if confidence.shape != loss.shape:

@@ -12,7 +12,7 @@ from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.embedding_codes import as_embeddings
-from lightning_normdyn.core.number_checks import check_count, check_finite_number
+from lightning_normdyn.core.number_checks import check_count, check_finite_number, shown
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.ranking import Measure, grade_ranking, measure_named
 from lightning_normdyn.datasets.judgements import Judgements
@@ -92,7 +92,7 @@ def filter_table(
     """
     for name, values in {"measures": measures, "shares": shares}.items():
         if isinstance(values, str) or not len(values):
-            raise ValueError(f"{name}: expected a list of one at least, got {values!r}")
+            raise ValueError(f"{name}: expected a list of one at least, got {shown(values)}")
     measures_by_name = {name: measure_named(name) for name in measures}
     for share in shares:
         check_finite_number(shares=share)

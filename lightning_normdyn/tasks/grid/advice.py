@@ -112,7 +112,7 @@ def scoring_of(sweep: AlphaSweep) -> Scoring:
     if count < _FOLDS:
         return Scoring(None, f"Score by cosine: {count} judged queries are too few to choose an exponent of the norm.")
     verdict = scoring_verdict(calibrate(sweep))
-    return Scoring(verdict, verdict.sentence)
+    return Scoring(verdict, verdict.opening)
 
 
 def _at(sweep: AlphaSweep, exponent: float) -> Tensor:
@@ -136,8 +136,9 @@ def _training(diagnosis: Diagnosis, trained_with: TrainedWith, verdict: ScoringV
     if verdict is not None and (verdict.kind == "length" or verdict.alpha < 0):
         relevance = False
     if trained_with.symmetric:
-        first = "dot" if relevance else "cosine"
-        return f"{_step(first, trained_with)}, for the sides can be exchanged and should be treated alike ({norms})."
+        side = "dot" if relevance else "cosine"
+        step = _step(side, trained_with, verdict)
+        return f"{step}, for the sides can be exchanged and should be treated alike ({norms})."
     share = diagnosis.kappa_qnorm_share
     if math.isnan(share):
         return f"Too few pairs to choose between qnorm and dnorm ({norms})."
@@ -151,22 +152,37 @@ def _training(diagnosis: Diagnosis, trained_with: TrainedWith, verdict: ScoringV
     if sure >= _SURE:
         hurts = side == "qnorm" and verdict is not None and verdict.alpha <= 0
         caveat = "; norms that help no ranking of this model may help one that trains with them" * hurts
-        step = _step(side, trained_with)
+        caveat = "; it ranks as cosine does and differs from it in training alone" if side == "dnorm" else caveat
+        step = _step(side, trained_with, verdict)
         return f"{step}: the Fisher information speaks for it ({kappas}; {sure:.0%} of resamples; {norms}){caveat}."
     if relevance or ranks_by_norm:
-        return f"{_step('qnorm', trained_with)} ({norms}; {kappas} do not tell the sides apart)."
+        return f"{_step('qnorm', trained_with, verdict)} ({norms}; {kappas} do not tell the sides apart)."
     if diagnosis.query_cv >= VARIES:
         return (
-            f"No difference to expect between normalizations; if any, {_step('dnorm', trained_with, start=False)}, "
+            f"No difference to expect between normalizations; if any, {_words('dnorm', trained_with)}, "
             f"since queries differ in length ({norms}; {kappas})."
         )
     return f"No difference to expect from keeping norms: stay with cosine ({norms}; {kappas})."
 
 
-def _step(normalization: str, trained_with: TrainedWith, *, start: bool = True) -> str:
+_FOR_COSINE: dict[str, str] = {
+    "no gain": "no exponent of these norms gains",
+    "length": "it is length that gains here",
+}
+
+
+def _step(normalization: str, trained_with: TrainedWith, verdict: ScoringVerdict | None) -> str:
+    """To train with it, behind cosine where norms do not gain by themselves."""
+    reason = None if verdict is None else _FOR_COSINE.get(verdict.kind)
+    if reason is None or normalization in ("cosine", trained_with.normalization):
+        return _words(normalization, trained_with).capitalize()
+    cosine = _words("cosine", trained_with).capitalize()
+    return f"{cosine}, for {reason}; of other normalizations, {normalization} is the one to try"
+
+
+def _words(normalization: str, trained_with: TrainedWith) -> str:
     """To train with it, or to stay with it where the model was."""
-    words = f"stay with {normalization}" if normalization == trained_with.normalization else f"try {normalization} next"
-    return words.capitalize() if start else words
+    return f"stay with {normalization}" if normalization == trained_with.normalization else f"try {normalization} next"
 
 
 def _relevance(diagnosis: Diagnosis, *, relevance: bool) -> str:

@@ -332,7 +332,7 @@ def test_a_gain_of_two_controls_is_called_theirs():
     both = audited(documents, asked, length=length, covariates=columns, controls=["position"]).ranking
     assert alone.verdict == "partly length"
     assert both.confounds.verdict == "length"
-    assert both.sentence.startswith("Length and position explain the gain")
+    assert both.verdict.sentence.startswith("Length and position explain the gain")
 
 
 def test_what_does_not_fit_is_refused_before_a_ranking():

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.report.audit.hub_table import hub_entries, hub_sentence, hub_table
+from lightning_normdyn.report.audit.hub_table import hub_entries, hub_sentences, hub_table
 from lightning_normdyn.report.audit.item import Item
 from lightning_normdyn.retrieval.audit import JudgedQueries, audit_norms
 from lightning_normdyn.retrieval.audit.hubs import RankedDocuments, find_hubs, least_hub_lists
@@ -105,6 +105,8 @@ def test_hubs_by_an_advised_exponent_of_length():
     exponents = np.array(audit.ranking.length_curve.exponents)
     exponent = exponents[np.abs(exponents - verdict.length_exponent).argmin()]
     assert hubs.score == f"cos · (1 + length)^{exponent:.3f}"
+    tried = f"the exponent tried that is next to the advised {verdict.length_exponent:.3f}"
+    assert hubs.score_note == ("" if f"{exponent:.3f}" == f"{verdict.length_exponent:.3f}" else tried)
     ranked = lists(queries, documents, (1 + length) ** exponent)
     counts = Counter(row for ranking in ranked for row in ranking)
     assert hubs.listed
@@ -171,11 +173,11 @@ def test_hubs_are_named_in_words_and_in_a_table():
     hubs = planted_audit().ranking.hubs
     items = {hub.document: Item(f"d{hub.document}", "a text") for hub in hubs.listed[1:]}
     first, second = hubs.listed[:2]
-    sentence = hub_sentence(hubs, items)
+    sentence = " ".join(hub_sentences(hubs, items))
     assert f"row {first.document} in {first.by_cosine} by cosine and {first.by_advice} by cos · norm^1.00" in sentence
     assert f"d{second.document} in {second.by_cosine} by cosine" in sentence
     assert f"or more of {hubs.queries} queries by one score or the other, which" in sentence
-    assert "by one score or the other" not in hub_sentence(hubs._replace(score=""), items)
+    assert "by one score or the other" not in " ".join(hub_sentences(hubs._replace(score=""), items))
     rows = hub_table(hubs, items).rows
     assert rows[1][0] == (f"d{second.document}", "a text")
     assert rows[1][3:] == [str(second.by_cosine), str(second.by_advice), str(second.relevant)]
@@ -183,10 +185,12 @@ def test_hubs_are_named_in_words_and_in_a_table():
     everything = find_hubs(
         torch.arange(3).expand(8, 3), RankedDocuments(torch.ones(3), torch.ones(3).bool()), Judgements.of([])
     )
-    assert hub_sentence(everything, {}) == "No hubs: all 3 documents are in the top 3 of every query."
+    assert hub_sentences(everything, {}) == ["No hubs: all 3 documents are in the top 3 of every query."]
     single = everything._replace(documents=1)
-    assert hub_sentence(single, {}) == "No hubs: the only document is in the top 3 of every query."
+    assert hub_sentences(single, {}) == ["No hubs: the only document is in the top 3 of every query."]
     even = find_hubs(
         torch.arange(90).view(30, 3), RankedDocuments(torch.ones(90), torch.ones(90).bool()), Judgements.of([])
     )
-    assert hub_sentence(even, {}).startswith("No hubs: none of 90 documents is in the top 3 of 6 or more of 30 queries")
+    assert hub_sentences(even, {})[0].startswith(
+        "No hubs: none of 90 documents is in the top 3 of 6 or more of 30 queries"
+    )

@@ -105,6 +105,20 @@ def test_a_best_exponent_at_the_edge_is_said():
     assert "it is the edge of the sweep: sweep further." in found.sentence
 
 
+def test_a_sure_loss_beside_a_p_of_1_is_explained():
+    """Each fold chooses what harms the next one: the change is below 0, and the test, which asks for gains, says 1."""
+    values = torch.zeros(3, 40, dtype=torch.float64)
+    values[1] = 0.5
+    values[0, ::2], values[2, 1::2] = 0.55, 0.55
+    found = calibrate(AlphaSweep(torch.tensor([-1.0, 0.0, 1.0]), values, "ndcg@10"), resamples=500)
+    found = found._replace(gain=found.gain._replace(value=-0.2, low=-0.3, high=-0.1), p_value=1.0)
+    explanation = "The change by norms is below 0, for an exponent that some queries choose costs others; p is near 1"
+    assert explanation in found.sentence
+    unsure = found._replace(gain=found.gain._replace(high=0.01))
+    assert explanation not in unsure.sentence
+    assert all("p is one-sided" in calibration.sentence for calibration in (found, unsure))
+
+
 def test_no_gain_looks_like_one():
     found = calibrate(sweep([0.0] * 60), resamples=500)
     assert not found.significant

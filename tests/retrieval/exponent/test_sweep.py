@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy.sparse import csr_matrix
 
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_named
@@ -183,6 +184,18 @@ FAR = Judgements.of([(0, 0, 1.0), (0, 5, 1.0)])
     [
         (lambda x: sweep_alpha(x, x, ONE, alphas=(1.0, 2.0)), "alphas: expected different finite .* got .1.0, 2.0."),
         (lambda x: sweep_alpha(x, x, ONE, alphas=(0.0, 0.0)), "alphas: expected different"),
+        (
+            lambda x: sweep_alpha(x, x, ONE, alphas=csr_matrix([[0.0, 1.0]])),
+            r"^alphas: expected exponents, 0 among them, got csr_matrix of float64 \(1, 2\); pass a list of numbers$",
+        ),
+        (
+            lambda x: sweep_alpha(x, x, ONE, alphas=torch.eye(3)),
+            r"^alphas: expected exponents \[a\], got Tensor of [^\n]*$",
+        ),
+        (
+            lambda x: sweep_alpha(x, x, ONE, alphas=list(range(1, 500))),
+            r"^alphas: .*0 among them, got \[1.0, .{,90}\.\.\.; 0 is",
+        ),
         (lambda x: sweep_alpha(x, x, ONE, measure="ndcg"), "measure: expected one of"),
         (
             lambda x: sweep_alpha(x, x, Judgements.of([(5, 0, 1.0)])),

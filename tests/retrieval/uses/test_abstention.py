@@ -75,6 +75,23 @@ def test_what_is_not_finite_is_named_as_the_caller_names_it():
         detection_table({"norm": norms}, {"norm": torch.ones(2)}, baseline="norm")
 
 
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (lambda labels: labels.float(), r"torch.float32 \(4,\); pass labels.long\(\)"),
+        (lambda labels: labels.float().where(labels > 0, torch.nan), "; 2 of 4 NaN or no whole number: leave those"),
+        (lambda labels: labels / 2, "; 2 of 4 NaN or no whole number: leave those items out, or number the classes"),
+        (lambda labels: labels[:3], "; pass one column, with a label for each row of embeddings"),
+        (lambda labels: labels.unsqueeze(1), "; pass one column"),
+        (lambda labels: labels.to(torch.complex64), "; number the classes from 0 on"),
+    ],
+)
+def test_labels_that_are_no_whole_numbers_are_told_the_fix(change, fix):
+    labels = torch.tensor([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=f"^labels: expected an integer for each of 4 items, got .*{fix}"):
+        recall_auroc({"norm": torch.ones(4)}, torch.eye(4), change(labels))
+
+
 @pytest.mark.parametrize(("n", "coverage"), [(9, 0.9), (19, 0.9), (30, 0.8), (7, 0.5)])
 def test_coverage_is_what_the_ranks_say_and_what_was_stated_at_least(n, coverage):
     trials = 4000
