@@ -382,8 +382,8 @@ class TableTarget:
         gradient = self.sample.of(self.rows_of(gradient))
         present = are_nonzero(gradient)
         has_id = torch.zeros(self.tracked_rows + 1, dtype=torch.bool, device=gradient.device)
-        has_id[self.slots(ids)] = True
-        anywhere, elsewhere = torch.stack((present.any(), (present & ~has_id[:-1]).any())).tolist()
+        has_id.index_fill_(0, self.slots(ids), True)
+        anywhere, elsewhere = torch.stack((present.any(), (present > has_id[:-1]).any())).tolist()
         self._ids_confirmed = anywhere
         self.ids_tell = not elsewhere
 
@@ -533,26 +533,18 @@ class TableStep:
         return self._rows if self._are_distinct else self._census[0]
 
     @cached_property
-    def _census(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Touched rows that may be repeated: each once ``[m]``; the place of each of them there ``[k]``; counts."""
+    def _census(self) -> tuple[Tensor, Tensor]:
+        """Touched rows that may be repeated: each once ``[m]``, and the place of each of them there ``[k]``."""
         assert self._rows is not None
-        rows, places, counts = self._rows.unique(return_inverse=True, return_counts=True)
-        return rows, places, counts
+        rows, places = self._rows.unique(return_inverse=True)
+        return rows, places
 
     def once_a_row(self, values: Tensor) -> Tensor:
         """Values of the touched rows ``[k]``, those of a row that is named more than once taken once, ``[m]``."""
         if self._rows is None or self._are_distinct:
             return values
-        rows, places, _ = self._census
+        rows, places = self._census
         return values.new_empty(len(rows)).index_copy_(0, places, values)
-
-    def multiplicity(self) -> Tensor:
-        """How often each touched row is named, ``[k]``."""
-        if self._rows is None or self._are_distinct:
-            return self.embedding.new_ones(len(self.embedding), dtype=torch.float32)
-        _, position, counts = self._census
-        multiplicity: Tensor = counts[position].float()
-        return multiplicity
 
     def _touched_gradient(self) -> Tensor:
         gradient = self.target.gradient()
@@ -608,7 +600,8 @@ class RowBuffer:
 
     def room_like(self, rows: Tensor) -> Tensor:
         """Memory of the shape ``[k, d]`` and type of some rows, in float32 at least, valid until the next call."""
-        return self._room_for(at_least_float32(rows[:0]), len(rows))
+        is_wide = rows.dtype in (torch.float32, torch.float64)
+        return self._room_for(rows if is_wide else at_least_float32(rows[:0]), rows.shape[0])
 
     def _room_for(self, table: Tensor, rows: int) -> Tensor:
         room = self._room

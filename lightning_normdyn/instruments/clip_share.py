@@ -61,7 +61,7 @@ class ClipShare(CadencedInstrument):
         if not len(rows) or squared_norm is None:
             return
         largest, places = squares.topk(math.ceil(_LARGEST * len(rows)))
-        has_norm = (squared_norm > 0) & squared_norm.isfinite()
+        has_norm = (squared_norm > 0) & (squared_norm < torch.inf)
         self._readings = {
             "clip_share": (largest.sum() / squared_norm).where(has_norm, torch.nan),
             "clip_row": rows[places[0]].to(squares.dtype).where(has_norm, torch.nan),

@@ -42,7 +42,9 @@ class DeadRows(CadencedInstrument):
         update, norm = _typical_update(table_step, rate)
         limit = smallest_trainable_norm(dtype, table_step.target.dim, update=update, norm=norm, power=rule.power)
         norms = most_precise(table_step.norms)
-        self._readings = {"dead_rows": ((norms < limit) & self._met_rows.fadeable).sum(), "dead_at_step": math.inf}
+        is_short = norms < limit
+        are_dead = is_short if self._met_rows.covers_all else is_short & self._met_rows.fadeable
+        self._readings = {"dead_rows": are_dead.sum(), "dead_at_step": math.inf}
         if self._met_rows.has_met_all:
             return
         waiting = self._met_rows.untouched & (norms >= limit)

@@ -50,17 +50,15 @@ def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     A row that is named twice counts once, and one whose gradient is zero not at all: however the touched rows were
     found, the numbers are the same.
     """
-    weight = table_step.multiplicity().reciprocal()
-    norm, length, products = table_step.reading
+    norm, length, products = map(table_step.once_a_row, table_step.reading)
     radial = (products / norm).where(norm > 0, 0)
-    radial_sum, length_sum = (weight * radial.square()).nansum(), (weight * length.square()).nansum()
     turning = norm.pow(-2)
-    row_weight = weight.where((length > 0) & turning.isfinite(), 0)
+    turns = (length > 0) & (turning < torch.inf)
     return {
         "gradient_norm": table_step.raw_gradient_norm,
         "clip_ratio": table_step.gradient_norm / table_step.raw_gradient_norm,
-        "radial_fraction": (radial_sum / length_sum).sqrt(),
-        "effective_lr": rate * (row_weight * turning).nansum() / row_weight.sum(),
+        "radial_fraction": (radial.square().nansum() / length.square().nansum()).sqrt(),
+        "effective_lr": rate * turning.where(turns, 0).nansum() / turns.sum(),
     }
 
 
@@ -74,8 +72,9 @@ def split_update(sums: UpdateSums, decay_rate: Tensor | float | None, *, has_law
         has_law: whether it is known how the optimizer decays; elsewhere decay and drift are left out.
     """
     squared, drift = sums.before, 2 * sums.product
-    decay = torch.zeros_like(squared)
-    if decay_rate is not None:  # which took the same share of every row: -decay_rate·x
+    if decay_rate is None:
+        decay = torch.zeros_like(squared)
+    else:  # it took the same share of every row: -decay_rate·x
         decay = -2 * decay_rate * squared
         drift = drift - decay
     budget = NormBudget(decay, drift, sums.growth, sums.after - squared)
@@ -88,12 +87,13 @@ def split_update(sums: UpdateSums, decay_rate: Tensor | float | None, *, has_law
 def _turn(squared: Tensor, budget: NormBudget) -> tuple[Readings, Tensor]:
     """Radial share of the applied update, and the angle in radians by which it turned each row, NaN for none."""
     norm = squared.sqrt()
-    radial = ((budget.decay + budget.drift) / (2 * norm)).where(norm > 0, 0)
-    across = (budget.growth - radial.square()).clamp(min=0).sqrt()
-    has_directions = (norm > 0) & (squared + budget.total > _ZERO * squared)
+    has_norm = norm > 0
+    radial = ((budget.decay + budget.drift) / (2 * norm)).where(has_norm, 0)
+    radial_square = radial.square()
+    across = (budget.growth - radial_square).clamp_(min=0).sqrt_()
+    has_directions = has_norm & (squared + budget.total > _ZERO * squared)
     angle = torch.atan2(across, norm + radial).where(has_directions, torch.nan)
-    radial_sum, growth_sum = radial.square().nansum(), budget.growth.nansum()
-    return {"update_radial_fraction": (radial_sum / growth_sum).sqrt()}, angle
+    return {"update_radial_fraction": (radial_square.nansum() / budget.growth.nansum()).sqrt()}, angle
 
 
 def _means(squared: Tensor, budget: NormBudget, angle: Tensor) -> Readings:
@@ -112,4 +112,5 @@ def _means(squared: Tensor, budget: NormBudget, angle: Tensor) -> Readings:
 
 def finite_mean(values: Tensor) -> Tensor:
     """Mean along the last dimension of rows that have a value: zero vectors and diverged rows have none."""
-    return values.where(values.isfinite(), torch.nan).nanmean(-1)
+    is_finite = values.abs() < torch.inf
+    return values.where(is_finite, 0).sum(-1) / is_finite.sum(-1)

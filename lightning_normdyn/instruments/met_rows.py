@@ -40,7 +40,7 @@ class MetRows(CadencedInstrument):
         self._is_steady = True
         self._was_zero = self._padding = self._products = torch.empty(0)
         self._met_slots = torch.empty(1)
-        self._has_state = self._is_complete = False
+        self._has_state = self._is_complete = self._has_padding = False
 
     @property
     def _met(self) -> Tensor:
@@ -71,9 +71,15 @@ class MetRows(CadencedInstrument):
         """Rows that may die: neither padding, nor zero from the start and never met, ``[tracked_rows]``."""
         return ~self._padding & (self._met | ~self._was_zero)
 
+    @property
+    def covers_all(self) -> bool:
+        """Whether every tracked row was met by the last look, and none is padding."""
+        return self._is_complete and not self._has_padding
+
     def begin(self, step: int) -> None:
         """Takes the rows as they are for those that nobody has met, unless a checkpoint knows better."""
-        self._padding = self._target.padding().to(self._target.parameter.device)
+        padding = self._target.padding()
+        self._padding, self._has_padding = padding.to(self._target.parameter.device), bool(padding.any())
         if not self._has_state:
             self._met = torch.zeros_like(self._padding)
             self._was_zero = self._target.zero_rows()
@@ -109,15 +115,15 @@ class MetRows(CadencedInstrument):
         products, factor = table_step.products, self._decay.factor
         steps = self._decay.steps + 2 * self._decay.memory
         self._is_steady = self._decay.restart(self._rule())
-        if self._rows_tell:
+        if self._rows_tell and not self._is_complete:
             expected = factor * self._products
             self._met |= ~(
                 (products - expected).abs() <= _rounding(table_step.norms, expected, self._eps, self._target.dim, steps)
             )
         self._products = products
-        untouched_rows = self.untouched.sum()
-        self._is_complete = not int(untouched_rows)
-        self._readings = {"untouched_rows": untouched_rows}
+        untouched_rows = 0 if self._is_complete else int(self.untouched.sum())
+        self._is_complete = not untouched_rows
+        self._readings = {"untouched_rows": float(untouched_rows)}
 
     @property
     def _rows_tell(self) -> bool:

@@ -134,13 +134,10 @@ class Recorder:
     def _for_each(self, watches: Iterable[Watch], action: Callable[[Watch], object]) -> None:
         """Does something with each watch; what fails concerns that one alone."""
         for watch in tuple(watches):
-            self._attempt(watch, action)
-
-    def _attempt(self, watch: Watch, action: Callable[[Watch], object]) -> None:
-        try:
-            action(watch)
-        except Exception as error:  # whatever it is, the training must not end with it
-            self._contingencies.on_error(watch, error)
+            try:
+                action(watch)
+            except Exception as error:  # noqa: PERF203 - whatever it is, the training must not end with it
+                self._contingencies.on_error(watch, error)
 
     def add(self, watch: Watch, steps_made: int) -> None:
         """Begins to follow a target in mid-run, between the announcement of a step and the next.
@@ -372,11 +369,11 @@ def _sizes(optimizer: torch.optim.Optimizer) -> list[int]:
 
 def _to_numbers(readings: Sequence[Readings]) -> list[dict[str, float]]:
     """All tensors become numbers, from a device in one transfer; values that are not finite are left out."""
-    tensors = [value.detach() for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
+    tensors = [value for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
     if all(tensor.device.type == "cpu" for tensor in tensors):
-        numbers = iter([float(tensor) for tensor in tensors])
+        numbers = iter([float(tensor.item()) for tensor in tensors])
     else:
-        numbers = iter(torch.stack([most_precise(tensor) for tensor in tensors]).tolist())
+        numbers = iter(torch.stack([most_precise(tensor.detach()) for tensor in tensors]).tolist())
     values = [
         {name: next(numbers) if isinstance(value, Tensor) else value for name, value in scalars.items()}
         for scalars in readings

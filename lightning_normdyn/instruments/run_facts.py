@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,18 +58,23 @@ class RunFacts:
         target, group = watch.target, find_parameter_group(watch.target, self._run.followed())
         if group is None:
             return None
-        facts = replace(self._facts(target.name, group, watch.steps, has_ended), skipped_steps=watch.skipped_steps)
-        if not isinstance(target, TableTarget):
-            inside = {id(parameter) for parameter in target.module.parameters()}
-            meets_loss = self._matrix_ids <= inside
-            return replace(facts, dim=target.dim, dtype=target.dtype, meets_loss=meets_loss)
-        fits = [fit for fit in watch.measurements.values() if isinstance(fit, EquilibriumFit)]
-        return replace(
-            facts,
-            kind="table",
-            tracked_rows=target.tracked_rows,
+        facts = partial(
+            self._facts,
+            target.name,
+            group,
+            watch.steps,
+            has_ended,
+            skipped_steps=watch.skipped_steps,
             dim=target.dim,
             dtype=target.dtype,
+        )
+        if not isinstance(target, TableTarget):
+            inside = {id(parameter) for parameter in target.module.parameters()}
+            return facts(kind="output", meets_loss=self._matrix_ids <= inside)
+        fits = [fit for fit in watch.measurements.values() if isinstance(fit, EquilibriumFit)]
+        return facts(
+            kind="table",
+            tracked_rows=target.tracked_rows,
             meets_loss=self._matrix_ids <= self._table_ids,
             owners=self._count_owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),
@@ -95,7 +101,7 @@ class RunFacts:
         """
         groups = {name: self._group(parameter) for name, parameter in self._numbers.items()}
         return [
-            replace(self._facts(name, group, step, has_ended), kind="scalar")
+            self._facts(name, group, step, has_ended, kind="scalar")
             for name, group in groups.items()
             if group is not None
         ]
@@ -112,8 +118,9 @@ class RunFacts:
             values = {key: float(value) for key, value in loss.learnt().items() if value.numel() == 1}
             group = next(filter(None, map(self._group, loss.parameters())), None)
             if values and group is not None:
-                facts = self._facts(name or "loss", group, step, has_ended)
-                readings.append((replace(facts, kind="loss", least_temperature=1 / loss.scaling.max_scale), values))
+                least = 1 / loss.scaling.max_scale
+                facts = self._facts(name or "loss", group, step, has_ended, kind="loss", least_temperature=least)
+                readings.append((facts, values))
         return readings
 
     def _group(self, parameter: nn.Parameter) -> ParameterGroup | None:
@@ -125,11 +132,10 @@ class RunFacts:
         )
         return next(groups, None)
 
-    def _facts(self, name: str, group: ParameterGroup, step: int, has_ended: bool) -> Facts:
+    def _facts(self, name: str, group: ParameterGroup, step: int, has_ended: bool, **details: Any) -> Facts:
         settings = group.optimizer.param_groups[group.number]
         return Facts(
             target=name,
-            kind="output",
             rule=equilibrium_rule(*group),
             lr=nominal_lr(settings),
             weight_decay=float(settings.get("weight_decay") or 0.0),
@@ -140,6 +146,7 @@ class RunFacts:
             clip_value=self._run.clip_value(),
             loss_normalizations=self._normalizations,
             eps=settings["eps"] if isinstance(settings.get("eps"), float) else None,
+            **details,
         )
 
 

@@ -35,7 +35,9 @@ class NormTrajectory(CadencedInstrument):
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Summarises the norms after the step."""
-        norms = table_step.norms.where(self._met_rows.met, torch.nan)
+        norms = table_step.norms
+        if not self._met_rows.covers_all:
+            norms = norms.where(self._met_rows.met, torch.nan)
         weights = table_step.target.sample.weights
         summary = summarise_norms(norms) if weights is None else summarise_sample(norms, weights.to(norms.device))
         self._readings = summary | {"norm_min": _smallest(norms)}
@@ -52,8 +54,8 @@ class NormTrajectory(CadencedInstrument):
 
 
 def _smallest(norms: Tensor) -> Tensor:
-    smallest = norms.nan_to_num(torch.inf, torch.inf).amin()
-    return smallest.where(smallest.isfinite(), torch.nan)
+    """Infinity, which is not logged, where there is none."""
+    return norms.nan_to_num(torch.inf, torch.inf).amin()
 
 
 def summarise_norms(norms: Tensor) -> Readings:
@@ -70,15 +72,29 @@ def summarise_norms(norms: Tensor) -> Readings:
     """
     if not norms.numel():
         return {}
-    norms = norms.float()[:: 1 + norms.numel() // _MOST_SORTED]
-    mean = norms.nanmean()
-    spread = (norms - mean).square().nanmean().sqrt()
-    levels = torch.tensor(list(_QUANTILES.values()), dtype=norms.dtype, device=norms.device)
-    return {
-        "norm_mean": mean,
-        "norm_cv": spread / mean,
-        **dict(zip(_QUANTILES, torch.nanquantile(norms, levels), strict=True)),
-    }
+    norms = norms.float()
+    if norms.numel() >= _MOST_SORTED:
+        norms = norms[:: 1 + norms.numel() // _MOST_SORTED]
+    count = (norms == norms).sum()  # NaN is not
+    mean = norms.nansum() / count
+    spread = (norms - mean).square_().nanmean().sqrt()
+    return {"norm_mean": mean, "norm_cv": spread / mean, **_quantiles(norms, count)}
+
+
+def _quantiles(norms: Tensor, count: Tensor) -> Readings:
+    """Quantiles as of :func:`torch.nanquantile`, which counts again.
+
+    Args:
+        norms: ``[n]``, float32.
+        count: how many of them are not NaN.
+    """
+    levels = most_precise(torch.tensor(list(_QUANTILES.values()), dtype=norms.dtype, device=norms.device))
+    ordered, _ = norms.sort()  # NaN last
+    ranks = (levels * (count - 1)).clamp_(min=0)
+    below = ranks.long()
+    weights = (ranks - below).to(norms.dtype)
+    quantiles = ordered.index_select(0, below).lerp_(ordered.index_select(0, ranks.ceil_().long()), weights)
+    return dict(zip(_QUANTILES, quantiles.unbind(), strict=True))
 
 
 def summarise_sample(norms: Tensor, weights: Tensor) -> Readings:

@@ -55,14 +55,15 @@ class UpdateSums(NamedTuple):
             >>> UpdateSums.of(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 2.0]])).product
             tensor([-8.], dtype=torch.float64)
         """
-        return cls(*by_blocks(_update_sums, before, after))
+        start, end, product, step = by_blocks(_update_lengths, before, after)
+        return cls(start.square_(), end.square_(), product, step.square_())
 
 
-def _update_sums(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+def _update_lengths(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
     start, end = most_precise(before), most_precise(after)
     step = end - start
-    squared, end_squared, growth = (_square(vectors) for vectors in (start, end, step))
-    return squared, end_squared, step.mul_(start).sum(-1), growth  # in its memory: to get more takes longer
+    lengths = [torch.linalg.vector_norm(vectors, dim=-1) for vectors in (start, end, step)]
+    return lengths[0], lengths[1], step.mul_(start).sum(-1), lengths[2]  # in its memory: to get more takes longer
 
 
 def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = None) -> NormBudget:

@@ -81,8 +81,9 @@ class RowReadings:
         self._slot_count = slots
         self._most_steps = max(_FEWEST_STEPS, min(_MOST_STEPS, _MOST_PLACES // slots))
         self._slots: list[Tensor] = []
-        self._readings: list[RowReading | None] = []
+        self._readings: list[RowReading | None] = []  # None for a run of steps whose rows wait unread
         self._unread: list[tuple[Tensor, Tensor]] = []
+        self._unread_rows: list[int] = []  # of each such run
         self._rows = self._unread_numbers = 0
         self._places = torch.empty(0, dtype=torch.int32)
 
@@ -92,11 +93,11 @@ class RowReadings:
         has_room = self._rows + rows <= _MOST_ROWS and self._unread_numbers < _MOST_NUMBERS
         return not steps or (has_room and steps < self._most_steps)
 
-    def keep(self, reading: RowReading | None, slots: Tensor) -> None:
+    def keep(self, reading: RowReading, slots: Tensor) -> None:
         """Takes the reading of one step; nobody may write to the tensors any more.
 
         Args:
-            reading: of the rows; ``None`` for rows that wait unread.
+            reading: of the rows.
             slots: the slot of each row, ``[k]``.
         """
         self._rows += slots.numel()
@@ -111,9 +112,16 @@ class RowReadings:
             gradient: ``g``, ``[k, d]``.
             slots: the slot of each row, ``[k]``.
         """
+        rows = slots.numel()
+        self._rows += rows
         self._unread_numbers += embedding.numel()
+        self._slots.append(slots)
         self._unread.append((embedding, gradient))
-        self.keep(None, slots)
+        if self._readings and self._readings[-1] is None:
+            self._unread_rows[-1] += rows
+        else:
+            self._readings.append(None)
+            self._unread_rows.append(rows)
 
     def take(self) -> GatheredSteps | None:
         """All that was gathered, and forgets it; ``None`` if it is nothing."""
@@ -123,17 +131,16 @@ class RowReadings:
         readings = [next(late) if reading is None else reading for reading in self._readings]
         values = readings[0] if len(readings) == 1 else map(torch.cat, zip(*readings, strict=True))
         steps = GatheredSteps([slots.numel() for slots in self._slots], torch.cat(self._slots), *values)
-        self._slots, self._readings, self._unread = [], [], []
+        self._slots, self._readings, self._unread, self._unread_rows = [], [], [], []
         self._rows = self._unread_numbers = 0
         return steps
 
     def _read_the_unread(self) -> list[RowReading]:
-        """The readings of the steps whose rows wait, in their order, from one look at all of them."""
+        """The readings of each run of steps whose rows wait, in their order, from one look at all of them."""
         if not self._unread:
             return []
-        sizes = [len(embedding) for embedding, _ in self._unread]
         reading = read_rows(*map(torch.cat, zip(*self._unread, strict=True)))
-        return list(map(RowReading, *(values.split(sizes) for values in reading)))
+        return list(map(RowReading, *(values.split(self._unread_rows) for values in reading)))
 
     def are_first(self, steps: GatheredSteps) -> Tensor:
         """Which rows stand for their slot in their step, a mask ``[n]``: all but repetitions."""

@@ -53,7 +53,10 @@ class Course:
     def note(self, step: int, value: float) -> None:
         """Adds a value."""
         self.last, self.last_step = value, step
-        self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
+        if value < self.lowest:
+            self.lowest = value
+        if value > self.highest:
+            self.highest = value
         self.total += value
         self.count += 1
         self.latest = [*self.latest, value][-_LATEST:]
@@ -100,7 +103,9 @@ class Courses:
         """Adds the values of a step; what is not finite is left out."""
         for name, value in values.items():
             if math.isfinite(value):
-                self._courses.setdefault(name, Course(value, step)).note(step, value)
+                if name not in self._courses:
+                    self._courses[name] = Course(value, step)
+                self._courses[name].note(step, value)
         relaxation = values.get("relaxation_steps", math.nan)
         if relaxation > 0:  # the mean of the window that ends here
             self.relaxations += (step - self._relaxed_until) / relaxation
