@@ -167,7 +167,7 @@ def tabulate(report: dict[str, Any]) -> str:
     ]
     for name, grid in report["grids"].items():
         comparison = grid["comparison"]
-        counts = f"{comparison['queries']} | {comparison['seeds']} | {_trained(grid, report)}"
+        counts = f"{comparison['queries']} | {comparison['seeds']} | {grid['date']}"
         lines.append(f"| {name} | {answers[name][1]} | {_visible(comparison['scores'])} | {counts} |")
     lines += ["", "What `normdyn grid` advises:", ""]
     lines += [f"- {name}: {grid['advice']}" for name, grid in report["grids"].items()]
@@ -201,19 +201,10 @@ def _visible(scores: dict[str, dict[str, float]]) -> str:
     return f"{least:.3f}" if f"{least:.3f}" == f"{most:.3f}" else f"{least:.3f} ({first}) to {most:.3f} ({last})"
 
 
-def _trained(grid: dict[str, Any], report: dict[str, Any]) -> str:
-    """When, and whether at one temperature for all, as grids once were."""
-    day = str(grid.get("date", report["date"]))
-    return day if grid.get("choices") else f"{day}, one temperature for all"
-
-
 def _chosen(variant: str, grid: dict[str, Any]) -> str:
     """The settings of a variant: its temperature at the end of training, since some learn it."""
-    lr = grid["lrs"].get(variant)
-    if lr is None:
-        return "–"
-    choice = grid.get("choices", {}).get(variant)
-    return f"{lr:g}" if choice is None else f"{choice['temperature']:.3g}, {lr:g}"
+    choice = grid["choices"].get(variant)
+    return "–" if choice is None else f"{choice['temperature']:.3g}, {choice['lr']:g}"
 
 
 def _score(score: dict[str, float] | None) -> str:
