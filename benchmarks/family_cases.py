@@ -63,6 +63,12 @@ def _static(epochs: int, *, loss: str = "mnrl", dim: int = 256, batch_size: int 
     )
 
 
+_WORDS_ALONE = (
+    "--model.encoder.dim=256",
+    "--model.encoder.ngram_letters=0",
+    "--model.temperature=0.05",
+    "--trainer.max_epochs=10",
+)
 _PROTOTYPES = Peer(
     "easyfsl PrototypicalNetworks, Conv4 of 64 channels",
     "peers_images:easyfsl_prototypes",
@@ -151,7 +157,9 @@ CASES = {
             "--data.source.folder={folder}",
             "--model.encoder=SmallTextEncoder",
             "--model.encoder.dim=256",
-            "--model.encoder.buckets=20000",
+            "--model.encoder.ngram_letters=0",
+            "--model.encoder.sublinear_tf=false",
+            "--model.encoder.max_words=256",
             "--trainer.max_epochs=10",
         ),
         (2e-3,),
@@ -164,7 +172,7 @@ CASES = {
     "sts_benchmark": Case(
         "sts",
         "sts_benchmark",
-        ("--data.source=StsBenchmark", "--data.source.folder={folder}"),
+        ("--data.source=StsBenchmark", "--data.source.folder={folder}", *_WORDS_ALONE),
         (2e-3,),
         {"mnrl": _static(10), "cosent": _static(10, loss="cosent"), "minilm": _MINILM},
     ),
@@ -176,6 +184,7 @@ CASES = {
             "--data.source.folder={folder}",
             "--model.loss=cosent",
             "--data.grades=all",
+            *_WORDS_ALONE,
         ),
         (2e-3,),
         {"cosent": _static(10, loss="cosent")},

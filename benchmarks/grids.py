@@ -32,12 +32,26 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "--data.source.folder={folder}",
             "--model.encoder=SmallTextEncoder",
             "--model.encoder.dim=256",
-            "--model.encoder.buckets=20000",
+            "--model.encoder.ngram_letters=0",
+            "--model.encoder.sublinear_tf=false",
+            "--model.encoder.max_words=256",
+            "--model.lr=2e-3",
             "--trainer.max_epochs=10",
             "--trainer.check_val_every_n_epoch=2",
         ],
     ),
-    "sts_benchmark": ("sts", ["--data.source=StsBenchmark", "--data.source.folder={folder}"]),
+    "sts_benchmark": (
+        "sts",
+        [
+            "--data.source=StsBenchmark",
+            "--data.source.folder={folder}",
+            "--model.encoder.dim=256",
+            "--model.encoder.ngram_letters=0",
+            "--model.temperature=0.05",
+            "--model.lr=2e-3",
+            "--trainer.max_epochs=10",
+        ],
+    ),
     "kg_umls": (
         "kg",
         [
