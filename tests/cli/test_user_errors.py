@@ -68,8 +68,8 @@ def test_so_are_those_of_a_constructor(own_code, capsys):
 
 STS = Path(__file__).parents[2] / "configs" / "sts.yaml"
 TYPOS = {
-    "temperature: 0.05|temprature: 0.05": "model.temprature: expected an option of lightning_normdyn.tasks.Sts, got "
-    "one that it does not have (0.05); did you mean 'temperature'?",
+    "temperature: 0.1|temprature: 0.1": "model.temprature: expected an option of lightning_normdyn.tasks.Sts, got "
+    "one that it does not have (0.1); did you mean 'temperature'?",
     "tasks.Sts\n|tasks.Sst\n": "model: expected a class of lightning_normdyn.tasks, got 'Sst'; did you mean 'Sts'?",
     "max_epochs:|max_epoch:": "trainer.max_epoch: expected an option of normdyn {} or of LightningCLI; did you mean "
     "'trainer.max_epochs'?",
