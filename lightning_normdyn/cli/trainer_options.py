@@ -79,10 +79,12 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
 
 
 def _check_cpu(options: Mapping[str, Any]) -> None:
-    """Of a CPU Lightning takes a number of processes alone: it does not know how many all of its devices would be."""
-    devices, number = options.get("devices"), _number(options.get("devices"))
-    on_cpu = options.get("accelerator") == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if on_cpu and devices not in (None, "auto") and (number is None or number < 1 or number != int(number)):
+    """Of a CPU Lightning takes a whole number of processes alone: it does not know how many all of them would be."""
+    devices, accelerator = options.get("devices"), options.get("accelerator") or "auto"
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not has_gpu)
+    digits = str(devices).strip()
+    if on_cpu and devices not in (None, "auto") and not (digits.isdecimal() and int(digits) > 0):
         raise ConfigError(
             f"trainer.devices: expected 'auto' or a number of processes, 1 or more, on the CPU, got {devices}"
         )

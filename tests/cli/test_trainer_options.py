@@ -38,6 +38,18 @@ def test_a_number_out_of_range_is_named(words, message, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"normdyn: {message}")
 
 
+@pytest.mark.parametrize("devices", ["1.0", 1.0, "1_0"])
+def test_processes_on_the_cpu_are_a_whole_number_as_lightning_reads_it(devices):
+    with pytest.raises(ConfigError, match=r"^trainer\.devices: expected 'auto' or a number of processes, 1 or more"):
+        check_trainer_options({"accelerator": "cpu", "devices": devices})
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "tpu"])
+@pytest.mark.parametrize("devices", [-1, "-1", "0,1", [0]])
+def test_devices_of_another_accelerator_are_not_taken_for_processes_of_the_cpu(accelerator, devices):
+    check_trainer_options({"accelerator": accelerator, "devices": devices})
+
+
 def test_numbers_in_range_and_words_pass():
     check_trainer_options(
         {"accelerator": "cpu", "devices": "auto", "max_epochs": -1, "max_steps": -1, "min_epochs": None}
