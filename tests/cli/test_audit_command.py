@@ -196,14 +196,15 @@ def test_an_image_that_cannot_be_opened_is_said_where_it_would_be_shown(tmp_path
 
 
 @pytest.mark.parametrize("texts", [True, False])
-def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
+def test_lengths_that_are_not_known_of_all_are_noted(files, texts, capsys):
     rows = [f"d{row}\t{'NA' if row in (4, 9) else row + 1}" for row in range(ROWS)]
     Path("lengths.tsv").write_text("\n".join(["id\tlength", *rows]))
     words = ["--embeddings", "documents.npz", "--column", "vectors", "--covariates", "lengths.tsv"]
     assert audit(*words, *(["--texts", "texts.tsv.gz"] if texts else [])) == 0
-    instead = "the number of letters is" if texts else "no length is"
-    said = f"The column 'length' lacks 2 of 120 items and was left out; {instead} used instead."
+    instead = "the number of letters of each text of texts.tsv.gz is" if texts else "no length is"
+    said = f"The column 'length' of lengths.tsv lacks 2 of 120 items and was left out; {instead} used instead."
     assert said in numbers()["notes"]
+    assert said in " ".join(capsys.readouterr().out.split())
     assert ("length" in numbers()["correlations"]) == texts
 
 

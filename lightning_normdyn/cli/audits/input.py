@@ -41,7 +41,7 @@ class AuditInput:
         embeddings: of the documents.
         items: what they are of, in the same order.
         length: of each item, where known.
-        length_note: what length is, in a sentence; empty where none is known.
+        length_note: what length is, in a sentence, or why there is none; empty where none was given.
         covariates: name to a number for each item.
         controls: names of covariates that are held fixed beside length.
         groups: column to the group of each item.
@@ -226,7 +226,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     notes += [] if query_judgements is None else query_judgements.notes
     length_column = table.numbers.pop(_LENGTH, None)
     length, own_measures = _measured(items, length_column)
-    notes += _of_length(length_column, length) + _of_empty_texts(items)
+    notes += _of_empty_texts(items)
     notes += _of_controls(request.controls, table, length)
     return AuditInput(
         Path(request.encoder.model or str(embeddings.file)).name,
@@ -332,23 +332,19 @@ def _measured(items: AuditedItems, column: Tensor | None) -> tuple[Tensor | None
 
 def _length_note(items: AuditedItems, column: Tensor | None, length: Tensor | None, request: AuditRequest) -> str:
     """Which length is meant, since a column of tokens and letters of a text give different exponents."""
+    if column is not None and length is not column:
+        missing = int((~column.isfinite()).sum())
+        instead = "no length is" if length is None else f"the number of letters of each text of {items.source} is"
+        return (
+            f"The column '{_LENGTH}' of {request.covariates} lacks {missing:,} of {len(column):,} items and was left "
+            f"out; {instead} used instead."
+        )
     if length is None:
         return ""
     if length is column:
         unused = f", not the letters of {items.source}" if items.texts is not None else ""
         return f"Length is the column '{_LENGTH}' of {request.covariates}{unused}."
     return f"Length is the number of letters of each text of {items.source}."
-
-
-def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
-    missing_lengths = 0 if column is None else int((~column.isfinite()).sum())
-    if column is None or not missing_lengths:
-        return []
-    instead = "no length is" if length is None else "the number of letters is"
-    return [
-        f"The column '{_LENGTH}' lacks {missing_lengths:,} of {len(column):,} items and was left out; {instead} used "
-        "instead."
-    ]
 
 
 def _of_controls(controls: Sequence[str], table: Covariates, length: Tensor | None) -> list[str]:
