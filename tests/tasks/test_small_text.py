@@ -67,6 +67,19 @@ def test_repeated_words_are_named_once_with_their_counts():
     assert encoder(**tokens)[2].tolist() == [0.0] * DIM
 
 
+@pytest.mark.parametrize("sublinear_tf", [False, True])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_half_precision_rounds_and_trains(sublinear_tf, dtype, rounding):
+    encoder = an_encoder(sublinear_tf=sublinear_tf, ngram_letters=3).to(dtype)
+    text = "to be or not to be"
+    (embedding,) = encoder.encode([text])
+    assert embedding.dtype == dtype
+    assert embedding.tolist() == pytest.approx(by_hand(encoder, text), abs=4 * rounding)  # of values up to 2
+    embedding.float().square().sum().backward()
+    assert all(p.grad.dtype == dtype for p in (encoder.table.weight, encoder.weight.weight))
+    assert encoder.weight.weight.grad.isfinite().all()
+
+
 def test_what_is_cut_is_counted_with_ngrams():
     encoder = an_encoder(ngram_letters=3, max_words=8)
     encoder.tokenize(["abc", "abcdefgh"])  # 4 parts and 10

@@ -112,7 +112,8 @@ class SmallTextEncoder(TextEncoder):
         weights = (_WEIGHT_SCALE * self.weight(words).squeeze(-1)).exp() * frequencies
         weights = weights / frequencies.sum(1, keepdim=True).clamp(min=1).sqrt()
         # Never makes the embedding of every word of every text, which would take most of a step's time.
-        bag = embedding_bag(words, self.table.weight, per_sample_weights=weights, mode="sum")
+        table = self.table.weight
+        bag = embedding_bag(words, table, per_sample_weights=weights.to(table.dtype), mode="sum")
         embeddings: Tensor = bag + self.residual(bag)
         return embeddings
 
