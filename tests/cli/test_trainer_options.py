@@ -70,6 +70,10 @@ def test_numbers_in_range_and_words_pass():
     ],
 )
 def test_a_class_that_will_not_do_is_answered_with_those_that_will(word, message, capsys):
-    kinds = "ImageTextTable, StandardLibraryGlyphCaptions, WebDatasetShards"
     assert main(["fit", "--config=clip.yaml", f"--data.source={word}"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"normdyn: data.source: {message.format(kinds=kinds)}")
+    printed = capsys.readouterr().err.splitlines()[-1]
+    before, after = f"normdyn: data.source: {message}".split("{kinds}")
+    kinds = printed.removeprefix(before).partition(after)[0].split(", ")
+    assert printed.startswith(f"{before}{', '.join(kinds)}{after}")
+    assert {"ImageTextTable", "StandardLibraryGlyphCaptions", "WebDatasetShards"} <= set(kinds)  # and those of tests
+    assert "CaptionedImagesSource" not in kinds
