@@ -210,8 +210,7 @@ def _audited(files: EmbeddingFiles, encoded: Encoded, parts: DocumentParts | Non
         name=str(files.documents),
     )
     verdict = None if audit.ranking is None else audit.ranking.verdict
-    length_note = [inputs.length_note] if inputs.length_note else []
-    return Scoring(verdict, first_line(audit)), [*length_note, *inputs.notes]
+    return Scoring(verdict, first_line(audit)), [*inputs.length_notes, *inputs.notes]
 
 
 def _judgements(

@@ -97,7 +97,7 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         subject = AuditSubject(
             audit_input.name,
             audit_input.facts,
-            [*([audit_input.length_note] if audit_input.length_note else []), *audit_input.notes],
+            [*audit_input.length_notes, *audit_input.notes],
             extreme_items(audit, audit_input),
             running_command(),
             _comparison(earlier_files, audit_input, request.measure_name),
@@ -106,7 +106,7 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         page = draw_page(lambda: write_audit(Path(out), audit, subject))
     finding = first_line(audit)
     comparison = [] if subject.comparison is None else [subject.comparison.sentence]
-    evidence = [audit_input.length_note] if audit_input.length_note and not audit.says_nothing else []
+    evidence = [] if audit.says_nothing else audit_input.length_notes
     if audit.ranking is not None:
         hubs = hub_sentences(audit.ranking.hubs, subject.ranked_items)
         evidence = [*audit.ranking.verdict.evidence, *evidence, *hubs]

@@ -41,7 +41,7 @@ class AuditInput:
         embeddings: of the documents.
         items: what they are of, in the same order.
         length: of each item, where known.
-        length_note: what length is, in a sentence, or why there is none; empty where none was given.
+        length_notes: what length is, in a sentence, or why there is none; empty where none was given.
         covariates: name to a number for each item.
         controls: names of covariates that are held fixed beside length.
         groups: column to the group of each item.
@@ -57,7 +57,7 @@ class AuditInput:
     embeddings: EmbeddingFile
     items: AuditedItems
     length: Tensor | None
-    length_note: str
+    length_notes: list[str]
     covariates: Mapping[str, Tensor]
     controls: Sequence[str]
     groups: Mapping[str, Sequence[str | None]]
@@ -233,7 +233,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         embeddings,
         items,
         length,
-        _length_note(items, length_column, length, request),
+        _of_length(items, length_column, length, request),
         {**own_measures, **table.numbers},
         request.controls,
         {**_folders(items), **table.groups},
@@ -330,21 +330,21 @@ def _measured(items: AuditedItems, column: Tensor | None) -> tuple[Tensor | None
     return length, {}
 
 
-def _length_note(items: AuditedItems, column: Tensor | None, length: Tensor | None, request: AuditRequest) -> str:
+def _of_length(items: AuditedItems, column: Tensor | None, length: Tensor | None, request: AuditRequest) -> list[str]:
     """Which length is meant, since a column of tokens and letters of a text give different exponents."""
     if column is not None and length is not column:
         missing = int((~column.isfinite()).sum())
         instead = "no length is" if length is None else f"the number of letters of each text of {items.source} is"
-        return (
+        return [
             f"The column '{_LENGTH}' of {request.covariates} lacks {missing:,} of {len(column):,} items and was left "
             f"out; {instead} used instead."
-        )
+        ]
     if length is None:
-        return ""
+        return []
     if length is column:
         unused = f", not the letters of {items.source}" if items.texts is not None else ""
-        return f"Length is the column '{_LENGTH}' of {request.covariates}{unused}."
-    return f"Length is the number of letters of each text of {items.source}."
+        return [f"Length is the column '{_LENGTH}' of {request.covariates}{unused}."]
+    return [f"Length is the number of letters of each text of {items.source}."]
 
 
 def _of_controls(controls: Sequence[str], table: Covariates, length: Tensor | None) -> list[str]:

@@ -15,7 +15,7 @@ from lightning_normdyn.history.alert_log import read_verdicts
 from lightning_normdyn.instruments.verdicts.verdict import amount
 from lightning_normdyn.report.run.headline import no_warnings
 from lightning_normdyn.report.run.page import run_name
-from lightning_normdyn.report.run.target_record import Series, TargetRecord
+from lightning_normdyn.report.run.target_record import Series, TargetRecord, latest_step
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16
@@ -58,10 +58,9 @@ class TextView(RunView):
 
     def _draw(self, records: Sequence[TargetRecord]) -> None:
         verdicts = self._reader.checked(read_verdicts) or []
-        last_step = max((record.last_step for record in records), default=0)
         self._content = Group(
             Text(run_name(self.run.resolve()), style="bold"),
-            *_verdict_lines(verdicts, last_step),
+            *_verdict_lines(verdicts, latest_step(records)),
             _target_table(records),
         )
 

@@ -20,7 +20,7 @@ from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.history.run_reader import RunReader, find_record
 from lightning_normdyn.history.run_record import RunRecord, list_runs
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Page, write_page
-from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
+from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, latest_step, read_record
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 """Names of a table's rows, in the order of the rows; for several tables by the name of the target."""
@@ -194,9 +194,7 @@ def report_page(
         sections = [section(record, with_headline=not summary) for record in records]
     return Page(
         title=f"Norm report: {run}",
-        main=verdict_card(verdicts, last_step=max((record.last_step for record in records), default=0))
-        + head
-        + Markup("\n").join(sections),
+        main=verdict_card(verdicts, last_step=latest_step(records)) + head + Markup("\n").join(sections),
         facts=_run_facts(summary or {}),
         contents=[Link(record.anchor, record.name) for record in records],
         contents_name="Targets",

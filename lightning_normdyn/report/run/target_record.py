@@ -96,6 +96,11 @@ def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Seque
     )
 
 
+def latest_step(records: Sequence[TargetRecord]) -> int:
+    """The latest step that any of the histories holds; 0 where none holds one."""
+    return max((record.last_step for record in records), default=0)
+
+
 def _stored_names(history: TargetHistory) -> Mapping[int, str] | None:
     """Names of rows that were recorded with the run; None for a history without any."""
     return history.row_names() or None
